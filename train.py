@@ -1,0 +1,474 @@
+"""Trains an EANet.
+
+    python train.py                                     CIFAR-100, downloaded; the flagship preset; runs/small
+    python train.py --data my_pictures --epochs 30      a folder with train/<class>/*.jpg, and test/ if there is one
+    python train.py                                     the same command again goes on where the last one was stopped
+    python train.py --evaluate-only --model . --data cifar-100-python.tar.gz
+    python train.py --export runs/small                 add the SavedModel to a run trained without TensorFlow
+
+The output folder then holds the EMA weights in two formats (see modeling_eanet.save_pretrained_keras), TensorBoard logs
+under logs/, history.json, eval_results.json, settings.json and checkpoint.npz, which a resumed run goes on from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import numpy as np
+
+from data import Batches, load_dataset
+from modeling_eanet import (
+    PRESETS,
+    EANetConfig,
+    build_eanet,
+    can_write_saved_model,
+    from_pretrained_keras,
+    predict_probabilities,
+    save_pretrained_keras,
+    write_json,
+)
+
+# What makes two runs the same run. The rest of the options may change between a run and its resumption.
+RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay", "warmup_epochs")
+RECIPE += ("label_smoothing", "ema", "precision")
+EVALUATION_BATCH = 500
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+    def add(name, type, default, help, **kwargs):
+        parser.add_argument(name, type=type, default=default, help=f"{help} (default: {default})", **kwargs)
+
+    parser.add_argument("--data", metavar="PATH", help="CIFAR-100 as a folder or tarball, or a folder of class folders; "
+                        "without it CIFAR-100 is downloaded")  # fmt: skip
+    add("--preset", str, "small", "architecture, one of " + ", ".join(PRESETS), metavar="NAME")
+    add("--epochs", _whole, 75, "passes over the training pictures", metavar="N")
+    add("--batch-size", _whole, 128, "pictures a step", metavar="N")
+    add("--seed", _seed, 0, "of weights, order, augmentation and validation split", metavar="N")
+    add("--validation-split", _fraction, 0.02, "part of train held out to watch each epoch; 0 for none", metavar="F")
+    add("--learning-rate", _positive, 2e-3, "peak, reached after the warm-up, then a cosine to 0", metavar="X")
+    add("--weight-decay", _not_negative, 0.05, "AdamW's, on all but biases and norms", metavar="X")
+    add("--warmup-epochs", _not_negative, 2.0, "epochs of linear warm-up", metavar="X")
+    add("--label-smoothing", _fraction, 0.1, "of the training loss", metavar="X")
+    add("--ema", _fraction, 0.998, "momentum of the moving average of the weights; that average is shipped", metavar="X")
+    add("--precision", str, "float32", "float32 or mixed_bfloat16", choices=("float32", "mixed_bfloat16"))
+    parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
+    parser.add_argument("--resume", action="store_true", help="insist on an earlier run to go on with")
+    parser.add_argument("--evaluate-only", action="store_true", help="print the results of --model as JSON")
+    parser.add_argument("--model", metavar="DIR_OR_REPO", help="model folder or Hub repository, for --evaluate-only")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="split to evaluate (default: test)")
+    parser.add_argument("--export", metavar="DIR", help="add the SavedModel to this run folder, and do nothing else")
+    args = parser.parse_args(argv)
+    if args.preset not in PRESETS:
+        parser.error(f"--preset {args.preset}: must be one of {', '.join(PRESETS)}")
+    if args.warmup_epochs >= args.epochs:
+        args.warmup_epochs = args.epochs / 10  # a short run still has a cosine
+    if args.evaluate_only and not args.model:
+        parser.error("--evaluate-only needs --model DIR_OR_REPO")
+    args.output = Path(args.output or f"runs/{args.preset}")
+    return args
+
+
+def _number(kind, test, what):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not test(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+        return value
+
+    return parse
+
+
+_whole = _number(int, lambda v: v >= 1, "a whole number, at least 1")
+_seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
+_fraction = _number(float, lambda v: 0 <= v < 1, "a number from 0 up to, but not including, 1")
+_positive = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
+_not_negative = _number(float, lambda v: 0 <= v < float("inf"), "a number, at least 0")
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def train(args) -> dict:
+    """Trains, or goes on with, the run in `args.output`; returns what `eval_results.json` then holds.
+
+    Raises:
+        ValueError, OSError: bad data, an output folder of another run, a loss that is no number, a full disk. Checkpoint
+            and artefacts saved before are untouched.
+    """
+    config = EANetConfig.preset(args.preset)
+    recipe = {name: getattr(args, name) for name in RECIPE}
+    resuming = _check_output(args, recipe)
+    dataset = load_dataset(args.data, config)
+    training, validation = dataset.carve_validation(args.validation_split, args.seed)
+    settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": dataset.train.checksum()}
+    if resuming and _settings_of(args.output)["data_crc32"] != settings["data_crc32"]:
+        raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
+
+    import keras
+
+    keras.utils.set_random_seed(args.seed)
+    keras.config.set_dtype_policy(args.precision)
+    config = EANetConfig.preset(args.preset, id2label=dataset.labels)
+    model = build_eanet(config)
+    batches = Batches(training, config.num_classes, args.batch_size, args.seed)
+    model.compile(
+        optimizer=_optimizer(args, model, steps_per_epoch=len(batches)),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=model.jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+    args.output.mkdir(parents=True, exist_ok=True)
+    write_json(args.output / "settings.json", settings)
+
+    checkpoint = Checkpoint(args.output / "checkpoint.npz", model)
+    history, elapsed = checkpoint.restore() if resuming else ({}, 0.0)
+    start = len(history.get("loss", []))
+    if start:
+        print(f"going on after epoch {start} of {args.epochs}", file=sys.stderr)
+    elif args.resume:
+        raise ValueError(f"--resume: {args.output} holds no checkpoint yet; leave --resume out to begin")
+    logs = EventLogs(args.output / "logs", history)
+    for epoch in range(start, args.epochs):
+        began = time.perf_counter()
+        row = _train_epoch(model, batches, epoch, args)
+        if validation:
+            row |= {f"val_{k}": v for k, v in _evaluate_ema(model, validation).items()}
+        row["time"] = time.time()
+        elapsed += time.perf_counter() - began
+        for key, value in row.items():
+            history.setdefault(key, []).append(value)
+        checkpoint.save(history, elapsed)
+        logs.append(row, epoch)
+        left = elapsed / (epoch + 1) * (args.epochs - epoch - 1)
+        values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("time", "learning_rate", "images_per_s"))
+        print(f"epoch {epoch + 1}/{args.epochs}  {values}  {row['images_per_s']:.0f} images/s  {_clock(left)} left",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    model.optimizer.finalize_variable_values(model.trainable_variables)  # the moving average becomes the weights
+    save_pretrained_keras(model, args.output)
+    write_json(args.output / "history.json", history)
+    split = dataset.test or validation or training
+    results = _results(from_pretrained_keras(args.output), dataset, split)
+    results["training"] = {
+        "seed": args.seed,
+        "epochs": args.epochs,
+        "num_images": len(training),
+        "wall_time_s": round(elapsed, 1),
+        "hardware": _hardware(),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": _command(args),
+    }
+    write_json(args.output / "eval_results.json", results)
+    if not can_write_saved_model():
+        print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",
+              file=sys.stderr)  # fmt: skip
+    return results
+
+
+def _train_epoch(model, batches, epoch, args) -> dict:
+    """One pass; returns loss, accuracy, learning rate and images/s. Raises ValueError on a loss that is no number."""
+    from tqdm import tqdm
+
+    _reseed(model, args.seed, epoch)
+    model.reset_metrics()
+    began = time.perf_counter()
+    total = len(batches) * batches.batch_size
+    # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
+    with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
+        for x, y in batches.epoch(epoch):
+            row = {k: float(v) for k, v in model.train_on_batch(x, y, return_dict=True).items()}
+            if not np.isfinite(row["loss"]):
+                raise ValueError(
+                    f"the loss is {row['loss']} in epoch {epoch + 1}; the checkpoint before it is kept. "
+                    f"Try a --learning-rate below {args.learning_rate}"
+                )
+            bar.update(len(x))
+            bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}")
+    row["learning_rate"] = float(model.optimizer.learning_rate)
+    row["images_per_s"] = total / (time.perf_counter() - began)
+    return row
+
+
+def _optimizer(args, model, steps_per_epoch):
+    import keras
+
+    steps, warmup = args.epochs * steps_per_epoch, round(args.warmup_epochs * steps_per_epoch)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else args.learning_rate,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=args.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=args.weight_decay, use_ema=True, ema_momentum=args.ema)
+    # Decay pulls weights towards 0, which is no place for a norm's scale.
+    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
+    return optimizer
+
+
+def _reseed(model, seed, epoch) -> None:
+    """Sets every dropout's generator from (seed, epoch), so that a resumed epoch draws what it would have drawn."""
+    for i, variable in enumerate(v for v in model.variables if "seed_generator" in v.path):
+        state = np.random.SeedSequence((seed, 3, epoch, i)).generate_state(2)
+        variable.assign(np.array([state[0], 0], np.uint32))
+
+
+def _evaluate_ema(model, split) -> dict:
+    raw = model.get_weights()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        metrics = evaluate(model, split)
+    finally:
+        model.set_weights(raw)
+    return {"loss": metrics["loss"], "accuracy": metrics["accuracy"]}
+
+
+class Checkpoint:
+    """All that a run is, in one file that is written to a temporary name and renamed: weights, optimizer, EMA, history."""
+
+    def __init__(self, path: Path, model):
+        self.path = path
+        weights = [v for v in model.variables if "seed_generator" not in v.path]
+        self.variables = weights + list(model.optimizer.variables)
+
+    def save(self, history: dict, elapsed: float) -> None:
+        import keras
+
+        arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self.variables)}
+        arrays["meta"] = np.array(json.dumps({"history": history, "elapsed": elapsed}))
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def restore(self) -> tuple[dict, float]:
+        """Puts the saved state into model and optimizer; returns the history and the seconds trained so far.
+
+        Raises:
+            ValueError: the file is damaged or of another model.
+        """
+        if not self.path.is_file():
+            return {}, 0.0
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"]))
+                values = [arrays[f"{i:04d}"] for i in range(len(self.variables))]
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.assign(value)
+        except Exception as error:  # zip, NumPy and Keras each have their own
+            raise ValueError(f"{self.path}: cannot be resumed from ({error}); use a new --output") from None
+        return meta["history"], meta["elapsed"]
+
+
+class EventLogs:
+    """TensorBoard events, logs/train and logs/validation, written by TensorBoard's own record writer, without TensorFlow.
+
+    One file each, rewritten from the history when a run goes on: epochs after the last checkpoint leave no double points.
+    The tags are those of `keras.callbacks.TensorBoard`.
+    """
+
+    def __init__(self, folder: Path, history: dict):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary, self._record = Event, Summary, RecordWriter
+        self.folder, self.started = folder, {}
+        for epoch in range(len(history.get("loss", []))):
+            self.append({key: values[epoch] for key, values in history.items()}, epoch)
+
+    def append(self, row: dict, epoch: int) -> None:
+        train = {k: v for k, v in row.items() if k != "time" and not k.startswith("val_")}
+        self._write("train", train, epoch, row["time"])
+        self._write("validation", {k[4:]: v for k, v in row.items() if k.startswith("val_")}, epoch, row["time"])
+
+    def _write(self, run, scalars, epoch, wall_time) -> None:
+        if not scalars:
+            return
+        path = self.folder / run / "events.out.tfevents.eanet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab" if run in self.started else "wb") as file:
+            writer = self._record(file)
+            if run not in self.started:
+                writer.write(self._event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+                self.started[run] = True
+            values = [self._summary.Value(tag=f"epoch_{k}", simple_value=v) for k, v in scalars.items()]
+            event = self._event(wall_time=wall_time, step=epoch, summary=self._summary(value=values))
+            writer.write(event.SerializeToString())
+            writer.flush()
+
+
+def _settings_of(output: Path) -> dict:
+    try:
+        return json.loads((output / "settings.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"--output {output}: its settings.json is damaged; name another folder") from None
+
+
+def _check_output(args, recipe) -> bool:
+    """Whether `args.output` holds this run already. Raises ValueError when it holds something else."""
+    output = args.output
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output}: is a file, not a folder")
+    if not (output / "settings.json").is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise ValueError(f"--output {output}: is not empty and holds no run of train.py; name another folder")
+        if args.resume:
+            raise ValueError(f"--resume: {output} holds no run to go on with; leave --resume out to begin one")
+        return False
+    theirs = _settings_of(output).get("recipe", {})
+    for name, value in recipe.items():
+        if theirs.get(name) != value:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"--output {output}: holds another run, with {option} {theirs.get(name)} instead of {value}; "
+                "name another folder, or give that run's options to go on with it"
+            )
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------ evaluation
+
+
+def evaluate(model, split) -> dict:
+    """Top-1 and top-5 accuracy (fractions), cross-entropy in nats, and the number of pictures."""
+    probabilities = predict_probabilities(model, split.x, EVALUATION_BATCH).astype(np.float64)
+    true = probabilities[np.arange(len(split)), split.y]
+    # How many classes are at least as probable; a tie counts against the model.
+    rank = (probabilities >= true[:, None]).sum(axis=1)
+    return {
+        "accuracy": float((rank <= 1).mean()),
+        "top5_accuracy": float((rank <= 5).mean()),
+        "loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
+        "num_images": len(split),
+    }
+
+
+def _results(model, dataset, split) -> dict:
+    import keras
+
+    versions = {"python": platform.python_version(), "keras": keras.__version__, "backend": keras.backend.backend()}
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        versions["tensorflow"] = tf.__version__
+    return {
+        **evaluate(model, split),
+        "dataset": {
+            "id": dataset.id,
+            "name": f"{dataset.name} ({split.note})" if split.note else dataset.name,
+            "split": split.name,
+            "note": split.note,
+        },
+        "model": {"preset": model.config.preset_name, "parameters": model.count_params()},
+        "training": None,
+        "versions": versions,
+    }
+
+
+def evaluate_only(args) -> dict:
+    """Measures `args.model` on `args.split` of `args.data`; "training" comes from the model's eval_results.json if any.
+
+    Raises:
+        ValueError, OSError: no such model, data or split, or data of other classes than the model's.
+    """
+    from_folder = Path(args.model).is_dir()
+    config = EANetConfig.from_json_file(Path(args.model) / "config.json") if from_folder else EANetConfig()
+    dataset = load_dataset(args.data, config)
+    split = getattr(dataset, args.split)
+    if split is None:
+        raise ValueError(f"--split {args.split}: --data {args.data} has no such split")
+    model = from_pretrained_keras(args.model)
+    if tuple(model.config.id2label.values()) != dataset.labels:
+        raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
+    results = _results(model, dataset, split)
+    recorded = Path(args.model) / "eval_results.json"
+    if recorded.is_file():
+        results["training"] = json.loads(recorded.read_text(encoding="utf-8")).get("training")
+    return results
+
+
+# ---------------------------------------------------------------------------------------------------- what and how
+
+
+def _hardware() -> str:
+    """Processor or accelerator, as its driver names it, and the number of cores."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if jax.devices()[0].platform != "cpu":
+            return jax.devices()[0].device_kind
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        for gpu in tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_device_details(gpu).get("device_name", "GPU")
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} CPU cores"
+
+
+def _command(args) -> str:
+    """The command that makes this run, with the name of the data but not its place on this machine."""
+    parts = ["python", "train.py"] + (["--data", Path(args.data).name] if args.data else [])
+    defaults = parse_args([])
+    for name in RECIPE:
+        if getattr(args, name) != getattr(defaults, name):
+            parts += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    return shlex.join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def export(directory: Path) -> None:
+    """Writes the SavedModel beside the Keras files of `directory`, from their weights."""
+    save_pretrained_keras(from_pretrained_keras(directory), directory, saved_model=True)
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    try:
+        if args.export:
+            export(Path(args.export))
+        else:
+            results = evaluate_only(args) if args.evaluate_only else train(args)
+            print(json.dumps(results, indent=2))
+    except (ValueError, OSError, ImportError) as error:
+        print(f"train.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ntrain.py: stopped; the same command goes on after the last whole epoch", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
