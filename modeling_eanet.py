@@ -8,8 +8,8 @@ loaded. Nothing here needs a custom class to load again: the graph is made of Ke
     classify(model, ["samples/apple.png"], top_k=3)     # [[{"label": "apple", "score": 0.9}, ...]]
 
 External attention (Guo et al. 2021, https://arxiv.org/abs/2105.02358) lets N tokens attend to S learned memory slots
-instead of to each other, which costs O(N) instead of O(N^2). The paper normalises the logits l (N, S) twice, softmax over the
-tokens and then L1 over the slots, which is, in exact arithmetic, one log-softmax shifted by a log-normaliser:
+instead of to each other, which costs O(N) instead of O(N^2). The paper normalises the logits l (N, S) twice, softmax over
+the tokens and then L1 over the slots. In exact arithmetic that is one softmax of logits less a log-normaliser:
 
     A = L1_S(softmax_N(l)) = softmax_S(l - logsumexp_N(l))
 
@@ -232,12 +232,8 @@ class EANetConfig:
             FileNotFoundError: no such file.
             ValueError: not JSON, or not an EANet configuration; the message begins with the path.
         """
-        return cls.from_dict_of_file(path, _read_json(path))
-
-    @classmethod
-    def from_dict_of_file(cls, path, settings) -> EANetConfig:
         try:
-            return cls.from_dict(settings)
+            return cls.from_dict(_read_json(path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -285,12 +281,11 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 
 
 def _checked_labels(labels) -> dict[int, str]:
-    if not isinstance(labels, dict):
-        labels = dict(enumerate(labels))
     try:
+        labels = labels if isinstance(labels, dict) else dict(enumerate(labels))
         labels = {int(index): label for index, label in labels.items()}
     except (TypeError, ValueError):
-        raise ValueError("id2label: its keys must be whole numbers") from None
+        raise ValueError("id2label: must be a list of names, or map whole numbers to names") from None
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
         raise ValueError(f"id2label: {len(labels)} keys; must be 0 to num_classes - 1, at least two classes")
     if not all(isinstance(label, str) and label for label in labels.values()):
@@ -524,7 +519,7 @@ def _norm(config, name):
 
 
 def _activation(config, name):
-    """"gelu" is the exact one; "gelu_tanh" the approximation that `keras.ops.gelu` (and so the Keras example) uses."""
+    """`gelu` is the exact one, `gelu_tanh` the approximation that `keras.ops.gelu` (and so the Keras example) uses."""
     from keras import layers, ops
 
     if config.activation == "gelu_tanh":
@@ -577,7 +572,7 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
         shutil.unpack_archive(archive, stage, format="zip")
         archive.unlink()
         keras_half = _portable(_read_json(stage / CONFIG_FILE))
-        write_json(stage / CONFIG_FILE, {**config.to_dict(), **keras_half})
+        _write_config(stage / CONFIG_FILE, config, keras_half)
         names = list(KERAS_FILES)
         if saved_model:
             _write_saved_model(clean, stage)
@@ -602,7 +597,7 @@ def from_pretrained_keras(
     """Loads a model that `save_pretrained_keras` wrote, from a folder or from the Hugging Face Hub.
 
     It reads `config.json`, builds the graph from it and loads `model.weights.h5`; from the Hub it downloads these two
-    files alone. It works with every huggingface_hub from 0.36 on, also where `huggingface_hub.from_pretrained_keras` is gone.
+    files alone. It works with every huggingface_hub from 0.36 on, also those without a `from_pretrained_keras`.
 
     Args:
         repo_id_or_directory: a folder, or "user/name".
@@ -670,13 +665,19 @@ def write_json(path, value) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _write_config(path, config, keras_half) -> None:
+    """Our settings, a line each, then Keras' half on one long line: people read the top, Keras the rest."""
+    ours, theirs = json.dumps(config.to_dict(), indent=2), json.dumps(keras_half)
+    Path(path).write_text(f"{ours[:-2]},\n  {theirs[1:-1]}\n}}\n", encoding="utf-8")
+
+
 def _read_json(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; the folder holds no complete model")
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({_first_line(error)})") from None
+        raise ValueError(f"not JSON ({_first_line(error)})") from None
 
 
 def _first_line(error) -> str:
@@ -758,8 +759,8 @@ def _replace(source: Path, target: Path) -> None:
 def load_image(source, config: EANetConfig) -> np.ndarray:
     """A picture as the model takes it.
 
-    Turned as its EXIF orientation says, transparency over white, any mode to RGB (16-bit scaled to 8), the first frame of an
-    animation, resized to `image_size` squared by `interpolation`.
+    Turned as its EXIF orientation says, transparency over white, any mode to RGB (16-bit scaled to 8), the first frame of
+    an animation, resized to `image_size` squared by `interpolation`.
 
     Args:
         source: path, open binary file, PIL image, or array (height, width, 3) or (height, width), 0 to 255.
@@ -784,7 +785,7 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
         return _resize(_to_rgb(ImageOps.exif_transpose(source)), config)
     try:
         with Image.open(source) as image:
-            image.draft("RGB", (config.image_size * 4, config.image_size * 4))  # large JPEGs decode at a fraction of the cost
+            image.draft("RGB", (config.image_size * 4,) * 2)  # large JPEGs decode at a fraction of the cost
             return _resize(_to_rgb(ImageOps.exif_transpose(image)), config)
     except Image.DecompressionBombError as error:
         raise ValueError(_first_line(error)) from None
@@ -823,19 +824,16 @@ def predict_probabilities(model, pictures: np.ndarray, batch_size: int = 128) ->
     Args:
         model: of `build_eanet`.
         pictures: (n, image_size, image_size, 3), uint8 or float, 0 to 255.
-        batch_size: pictures at once.
+        batch_size: pictures at once. A last batch that is shorter is filled up: one shape is one trace of the graph.
 
     Returns:
         float32 (n, num_classes).
     """
-    if len(pictures) == 0:
-        return np.zeros((0, model.config.num_classes), np.float32)
-    out = []
+    out = [np.zeros((0, model.config.num_classes), np.float32)]
     for start in range(0, len(pictures), batch_size):
         batch = pictures[start : start + batch_size]
-        short = min(batch_size, len(pictures)) - len(batch)
-        padded = np.pad(batch, [(0, short), (0, 0), (0, 0), (0, 0)])  # one shape, so one trace of the graph
-        out.append(np.asarray(model.predict_on_batch(padded))[: len(batch)])
+        filled = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        out.append(np.asarray(model.predict_on_batch(filled))[: len(batch)])
     return np.concatenate(out)
 
 
@@ -873,6 +871,7 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128) -> list[list[
         raise ValueError("images: must be a list of pictures; put a single one in brackets")
     results = []
     images = list(images)
+    batch_size = min(batch_size, max(1, len(images)))
     for start in range(0, len(images), batch_size):
         pictures = np.stack([load_image(image, config) for image in images[start : start + batch_size]])
         results += top_predictions(predict_probabilities(model, pictures, batch_size), config, top_k)

@@ -353,7 +353,7 @@ def _check_output(args, recipe) -> bool:
 
 def evaluate(model, split) -> dict:
     """Top-1 and top-5 accuracy (fractions), cross-entropy in nats, and the number of pictures."""
-    probabilities = predict_probabilities(model, split.x, EVALUATION_BATCH).astype(np.float64)
+    probabilities = predict_probabilities(model, split.x, min(EVALUATION_BATCH, len(split))).astype(np.float64)
     true = probabilities[np.arange(len(split)), split.y]
     # How many classes are at least as probable; a tie counts against the model.
     rank = (probabilities >= true[:, None]).sum(axis=1)
