@@ -187,20 +187,21 @@ def _train_epoch(model, batches, epoch, args) -> dict:
     from tqdm import tqdm
 
     _reseed(model, args.seed, epoch)
-    model.reset_metrics()
+    sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
     began = time.perf_counter()
-    total = len(batches) * batches.batch_size
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
-        for x, y in batches.epoch(epoch):
-            row = {k: float(v) for k, v in model.train_on_batch(x, y, return_dict=True).items()}
-            if not np.isfinite(row["loss"]):
+        for step, (x, y) in enumerate(batches.epoch(epoch), 1):
+            batch = model.train_on_batch(x, y, return_dict=True)
+            if not np.isfinite(batch["loss"]):
                 raise ValueError(
-                    f"the loss is {row['loss']} in epoch {epoch + 1}; the checkpoint before it is kept. "
+                    f"the loss is {batch['loss']} in epoch {epoch + 1}; the checkpoint before it is kept. "
                     f"Try a --learning-rate below {args.learning_rate}"
                 )
+            sums = {k: v + float(batch[k]) for k, v in sums.items()}
             bar.update(len(x))
-            bar.set_postfix(loss=f"{row['loss']:.3f}", accuracy=f"{row['accuracy']:.3f}")
+            bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
+    row = {k: v / len(batches) for k, v in sums.items()}
     row["learning_rate"] = float(model.optimizer.learning_rate)
     row["images_per_s"] = total / (time.perf_counter() - began)
     return row
