@@ -6,9 +6,11 @@ without a path downloads CIFAR-100. `Batches` serves them shuffled and augmented
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import pickle
+import sys
 import tarfile
 import zlib
 from pathlib import Path
@@ -59,7 +61,10 @@ class Dataset:
         if fraction == 0:
             return self.train, None
         if not 0 < count < len(self.train):
-            raise ValueError(f"--validation-split {fraction}: leaves no picture on one side of {len(self.train)}")
+            raise ValueError(
+                f"--validation-split {fraction}: leaves no picture on one side of {len(self.train)}; "
+                "name another part, or 0 for no validation"
+            )
         order = np.random.default_rng((seed, 1)).permutation(len(self.train))
         rest, held = np.sort(order[count:]), np.sort(order[:count])
         note = f"{count:,} pictures of the train split, held out by seed {seed}"
@@ -85,7 +90,7 @@ def load_dataset(path: str | None, config: EANetConfig) -> Dataset:
         path = _download_cifar100()
     root = Path(path)
     if not root.exists():
-        raise ValueError(f"--data {root}: no such file or folder")
+        raise ValueError(f"--data {root}: no such file or folder; without --data CIFAR-100 is downloaded")
     if root.is_file():
         return _official(root, _tar_members(root))
     if (root / "cifar-100-python").is_dir():
@@ -104,7 +109,8 @@ def _download_cifar100() -> str:
     import keras
 
     try:
-        return keras.utils.get_file("cifar-100-python.tar.gz", CIFAR100_URL, file_hash=CIFAR100_SHA256)
+        with contextlib.redirect_stdout(sys.stderr):  # get_file reports its progress; standard output is for results
+            return keras.utils.get_file("cifar-100-python.tar.gz", CIFAR100_URL, file_hash=CIFAR100_SHA256)
     except Exception as error:  # get_file raises a bare Exception when a server cannot be reached
         line = " ".join(str(error).split())
         raise ValueError(f"CIFAR-100 could not be downloaded ({line}); name a copy with --data") from None
@@ -141,10 +147,13 @@ def _tar_members(path: Path) -> dict[str, bytes]:
                 name = Path(member.name).name
                 if member.isfile() and name in ("train", "test", "meta"):
                     if member.size > LARGEST_MEMBER:
-                        raise ValueError(f"--data {path}: member {member.name} is larger than {LARGEST_MEMBER} bytes")
+                        raise ValueError(f"member {member.name} is larger than {LARGEST_MEMBER} bytes")
                     members[name] = tar.extractfile(member).read()
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"--data {path}: cannot be read as a tarball, cut short or damaged ({error})") from None
+            while tar.fileobj.read(2**20):  # to the end, where a compressed file has its checksum
+                pass
+    except Exception as error:  # every compression has its own
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ValueError(f"--data {path}: is no tarball, cut short or damaged ({reason}); fetch it again") from None
     return members
 
 
@@ -166,7 +175,7 @@ def _official(path: Path, members: dict[str, bytes]) -> Dataset:
     arrays = {name: _official_arrays(path, name, records[name], len(labels)) for name in ("train", "test")}
     train, test = Split(*arrays["train"], "train"), Split(*arrays["test"], "test")
     if labels != CIFAR100_LABELS:
-        return Dataset("", path.name.split(".")[0], labels, train, test)
+        return Dataset("", path.resolve().name.split(".")[0], labels, train, test)
     if (len(train), len(test)) != (50_000, 10_000):
         # The official test split has 10,000 pictures. Anything else is some part of the data, and must say so.
         whole = len(train) + len(test) == 50_000
@@ -221,13 +230,13 @@ def _read_class_folders(folder, labels, config, name) -> Split:
     ]
     empty = sorted(set(range(len(labels))) - {index for _, index in files}) if name == "train" else []
     if empty or not files:
-        raise ValueError(f"--data {folder / (labels[empty[0]] if empty else '')}: no pictures in it")
+        raise ValueError(f"--data {folder / (labels[empty[0]] if empty else '')}: no pictures in it; add some, or remove it")
     x = np.empty((len(files), config.image_size, config.image_size, 3), np.uint8)
     for i, (file, _) in enumerate(tqdm(files, f"reading {name}", unit=" pictures", disable=None, leave=False)):
         try:
             x[i] = load_image(file, config)
         except (OSError, ValueError) as error:
-            raise ValueError(f"--data {file}: {error}") from None
+            raise ValueError(f"--data {file}: {error}; replace or remove it") from None
     return Split(x, np.array([index for _, index in files], np.int64), name)
 
 

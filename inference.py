@@ -16,7 +16,9 @@ import csv
 import io
 import json
 import os
+import stat
 import sys
+import unicodedata
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
@@ -44,45 +46,66 @@ def parse_args(argv=None):
 def find_pictures(paths) -> list[str]:
     """The pictures behind `paths`, folders searched in order of name.
 
-    Raises:
-        ValueError: a path that does not exist, or a folder without a picture.
-    """
-    from PIL import Image
+    A file or folder that the system does not let us see is among them: reading it will say why.
 
-    suffixes = Image.registered_extensions()
+    Raises:
+        ValueError: a path that does not exist, a folder without a picture, or standard input twice.
+    """
+    if paths.count("-") > 1:
+        raise ValueError("-: standard input holds one picture and can be given once")
     pictures = []
     for path in paths:
-        if path == "-" or Path(path).is_file():
-            pictures.append(path)
-        elif Path(path).is_dir():
-            found = sorted(str(p) for p in Path(path).rglob("*") if p.suffix.lower() in suffixes and p.is_file())
-            if not found:
-                raise ValueError(f"{path}: no pictures in this folder")
-            pictures += found
-        else:
-            raise ValueError(f"{path}: no such file or folder")
+        try:
+            folder = path != "-" and stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ValueError(f"{path}: no such file or folder") from None
+        except OSError:
+            folder = False
+        found = _pictures_in(path) if folder else [path]
+        if not found:
+            raise ValueError(f"{path}: no pictures in this folder")
+        pictures += found
     return pictures
+
+
+def _pictures_in(folder) -> list[str]:
+    from PIL import Image
+
+    # Pillow also lists formats that it only writes, or leaves to other programs.
+    not_read = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
+    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name not in not_read}
+    found, denied = [], []
+    for parent, _, names in os.walk(folder, onerror=denied.append):
+        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in suffixes]
+    return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
 
 
 def classify_files(model, pictures, top_k, batch_size):
     """Yields (picture, predictions) in order, None for one that cannot be read; holds one batch of pictures at a time."""
-    import numpy as np
     from tqdm import tqdm
-
-    from modeling_eanet import predict_probabilities, top_predictions
 
     batch_size = min(batch_size, len(pictures))
     with tqdm(total=len(pictures), unit=" pictures", disable=None, leave=False) as bar:
         for start in range(0, len(pictures), batch_size):
             names = pictures[start : start + batch_size]
-            arrays = [_load(name, model.config) for name in names]
-            readable = [array for array in arrays if array is not None]
-            if readable:
-                probabilities = predict_probabilities(model, np.stack(readable), batch_size)
-                best = iter(top_predictions(probabilities, model.config, top_k))
-            for name, array in zip(names, arrays, strict=True):
-                yield name, None if array is None else next(best)
+            results = _classify_batch(model, names, top_k, batch_size)
+            bar.clear()  # results may go to the same terminal
+            yield from zip(names, results, strict=True)
             bar.update(len(names))
+
+
+def _classify_batch(model, names, top_k, batch_size):
+    import numpy as np
+
+    from modeling_eanet import predict_probabilities, top_predictions
+
+    arrays = [_load(name, model.config) for name in names]
+    readable = [array for array in arrays if array is not None]
+    if not readable:
+        return arrays
+    probabilities = predict_probabilities(model, np.stack(readable), batch_size)
+    best = iter(top_predictions(probabilities, model.config, top_k))
+    return [None if array is None else next(best) for array in arrays]
 
 
 def _load(name, config):
@@ -92,17 +115,33 @@ def _load(name, config):
     from modeling_eanet import load_image
 
     try:
-        return load_image(io.BytesIO(sys.stdin.buffer.read()) if name == "-" else name, config)
-    except (OSError, ValueError) as error:
-        tqdm.write(f"inference.py: {name}: cannot be read as a picture ({' '.join(str(error).split())})", file=sys.stderr)
+        return load_image(io.BytesIO(_read_stdin()) if name == "-" else name, config)
+    except (OSError, ValueError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        tqdm.write(
+            f"inference.py: {_on_one_line(name)}: cannot be read as a picture ({_on_one_line(reason)})", file=sys.stderr
+        )
         return None
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise OSError("standard input is closed")
+    return sys.stdin.buffer.read()
+
+
+def _on_one_line(text) -> str:
+    """`text` with its line ends and other control characters, and bytes that are no text, as escapes."""
+    control = ("Cc", "Cs", "Zl", "Zp")
+    return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in control else c for c in text)
 
 
 def write_text(results, out):
     for name, predictions in results:
-        out.write(f"{name}\n")
+        out.write(f"{_on_one_line(name)}\n")
+        width = max(16, *(len(p["label"]) for p in predictions))
         for p in predictions:
-            out.write(f"  {p['label']:<16} {100 * p['score']:5.1f} %\n")
+            out.write(f"  {p['label']:<{width}} {100 * p['score']:5.1f} %\n")
 
 
 def write_json(results, out):
@@ -115,7 +154,8 @@ def write_json(results, out):
 
 
 def write_csv(results, out):
-    writer = csv.writer(out, lineterminator="\n")
+    # Every text in quotes: where they are left to need, Python before 3.13 leaves a carriage return bare.
+    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(["image", "rank", "label", "score"])
     for name, predictions in results:
         writer.writerows([name, rank, p["label"], p["score"]] for rank, p in enumerate(predictions, 1))
@@ -136,6 +176,8 @@ def main(argv=None) -> int:
             else:
                 yield name, predictions
 
+    if hasattr(sys.stdout, "reconfigure"):  # file names go out as the bytes that they are
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         pictures = find_pictures(args.paths)
         from modeling_eanet import from_pretrained_keras
@@ -143,13 +185,16 @@ def main(argv=None) -> int:
         model = from_pretrained_keras(args.model)
         if args.top_k > model.config.num_classes:
             raise ValueError(f"--top-k {args.top_k}: the model has {model.config.num_classes} classes")
-        WRITERS[args.format](readable(classify_files(model, pictures, args.top_k, args.batch_size)), sys.stdout)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        try:
+            WRITERS[args.format](readable(classify_files(model, pictures, args.top_k, args.batch_size)), sys.stdout)
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it ends
+            if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+                return 0
+            raise
     except (ValueError, OSError, ImportError) as error:
-        print(f"inference.py: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"inference.py: error: {_on_one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

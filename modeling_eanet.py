@@ -28,9 +28,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import os
 import shutil
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -771,37 +773,78 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be read or is no picture.
-        ValueError: an array of another shape, or a picture too large to be trusted.
+        ValueError: something that is none of these, an array of another shape, or a picture too large to be trusted.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, UnidentifiedImageError
 
-    if isinstance(source, np.ndarray) or hasattr(source, "__array__") and not isinstance(source, Image.Image):
+    if isinstance(source, Image.Image):
+        return _resize(_to_rgb(_upright(source)), config)
+    if hasattr(source, "__array__"):
         array = np.asarray(source)
         if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] != 3 or 0 in array.shape:
             raise ValueError(f"array of shape {array.shape}: a picture is (height, width, 3) or (height, width)")
-        image = Image.fromarray(np.clip(np.nan_to_num(array), 0, 255).astype(np.uint8))
-        return _resize(image.convert("RGB"), config)
-    if isinstance(source, Image.Image):
-        return _resize(_to_rgb(ImageOps.exif_transpose(source)), config)
+        return _resize(Image.fromarray(_to_bytes(array)).convert("RGB"), config)
+    if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+        raise ValueError(f"{type(source).__name__}: a picture is a path, an open file, a PIL image or an array")
     try:
-        with Image.open(source) as image:
-            image.draft("RGB", (config.image_size * 4,) * 2)  # large JPEGs decode at a fraction of the cost
-            return _resize(_to_rgb(ImageOps.exif_transpose(image)), config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes it then copes with
+            with Image.open(source) as image:
+                if config.interpolation != "nearest":  # the others average, and so does a JPEG decoded at a fraction
+                    image.draft("RGB", (config.image_size * 4,) * 2)  # of its size and cost
+                return _resize(_to_rgb(_upright(image)), config)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("unknown picture format") from None
     except Image.DecompressionBombError as error:
         raise ValueError(_first_line(error)) from None
-    except (SyntaxError, EOFError, IndexError) as error:  # what Pillow's decoders raise on damaged files
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # on damaged files Pillow's decoders raise anything, RuntimeError to AttributeError
         raise OSError(f"damaged picture ({_first_line(error)})") from None
 
 
+def _upright(image):
+    """Turned as the EXIF orientation says. `ImageOps.exif_transpose` also writes the EXIF data anew and can fail at that."""
+    from PIL.Image import Transpose
+
+    image.load()
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # damaged EXIF data; the picture itself is there
+        return image
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Rounded to uint8; what is beyond 0 to 255 is clipped, what is no number is 0."""
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(np.clip(np.nan_to_num(values.astype(np.float32)), 0, 255)).astype(np.uint8)
+
+
 def _to_rgb(image):
-    """First frame, 16-bit to 8, transparency over white."""
+    """Deep pixels to 8 bits, transparency over white."""
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        if image.mode.startswith("I;16") or values.size and values.max() > 255:
-            values = values / 257.0  # 65535 to 255
-        image = Image.fromarray(np.clip(values + 0.5, 0, 255).astype(np.uint8))
+        values = np.nan_to_num(np.array(image, dtype=np.float32))
+        top = values.max(initial=0)
+        if image.mode.startswith("I;16") or 255 < top <= 65535:
+            if isinstance(image.info.get("transparency"), int):
+                values[values == image.info["transparency"]] = 65535
+            values /= 257  # 65535 to 255
+        elif top > 65535 or image.mode == "F" and 0 < top <= 1:  # no scale to go by, or 0 to 1
+            values *= 255 / max(top, 1)
+        image = Image.fromarray(_to_bytes(values))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -859,20 +902,35 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128) -> list[list[
         Per image, in order, `[{"label": str, "score": float}, ...]`, scores in [0, 1], highest first.
 
     Raises:
-        ValueError: `top_k` or `batch_size` out of range, or an array that is no picture.
-        OSError: a file that cannot be read.
+        ValueError: `top_k` or `batch_size` out of range, a single picture, or one that `load_image` does not take.
+        OSError: a file that cannot be read. The message begins with the picture's index, as in `images[3]: ...`.
     """
+    from PIL import Image
+
     config = model.config
-    if not 1 <= top_k <= config.num_classes:
+    if not isinstance(top_k, numbers.Integral) or not 1 <= top_k <= config.num_classes:
         raise ValueError(f"top_k={top_k}: must be 1 to {config.num_classes}, the number of classes")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    if isinstance(images, (str, Path)) or isinstance(images, np.ndarray) and images.ndim < 4:
-        raise ValueError("images: must be a list of pictures; put a single one in brackets")
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be a whole number, at least 1")
+    single = isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read")
+    if single or hasattr(images, "__array__") and np.ndim(images) in (0, 2, 3):
+        what = f"array of shape {np.shape(images)}" if hasattr(images, "__array__") else type(images).__name__
+        raise ValueError(f"images: {what}; must be a list of pictures, so put a single one in brackets")
+
+    def load(index):
+        try:
+            return load_image(images[index], config)
+        except OSError as error:
+            raise type(error)(f"images[{index}]: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"images[{index}]: {error}") from error
+
     results = []
     images = list(images)
     batch_size = min(batch_size, max(1, len(images)))
     for start in range(0, len(images), batch_size):
-        pictures = np.stack([load_image(image, config) for image in images[start : start + batch_size]])
-        results += top_predictions(predict_probabilities(model, pictures, batch_size), config, top_k)
+        probabilities = predict_probabilities(
+            model, np.stack([load(i) for i in range(start, min(start + batch_size, len(images)))]), batch_size
+        )
+        results += top_predictions(probabilities, config, top_k)
     return results

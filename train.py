@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import shlex
@@ -117,7 +118,7 @@ def train(args) -> dict:
     dataset = load_dataset(args.data, config)
     training, validation = dataset.carve_validation(args.validation_split, args.seed)
     settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": dataset.train.checksum()}
-    if resuming and _settings_of(args.output)["data_crc32"] != settings["data_crc32"]:
+    if resuming and _settings_of(args.output)[1] != settings["data_crc32"]:
         raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
 
     import keras
@@ -163,6 +164,7 @@ def train(args) -> dict:
 
     model.optimizer.finalize_variable_values(model.trainable_variables)  # the moving average becomes the weights
     save_pretrained_keras(model, args.output)
+    keras.config.set_dtype_policy("float32")  # what is shipped is measured the way it will run
     write_json(args.output / "history.json", history)
     split = dataset.test or validation or training
     results = _results(from_pretrained_keras(args.output), dataset, split)
@@ -183,7 +185,11 @@ def train(args) -> dict:
 
 
 def _train_epoch(model, batches, epoch, args) -> dict:
-    """One pass; returns loss, accuracy, learning rate and images/s. Raises ValueError on a loss that is no number."""
+    """One pass; returns loss, accuracy, learning rate and images/s.
+
+    Raises:
+        ValueError: the loss, or a weight after the last step, is no number.
+    """
     from tqdm import tqdm
 
     _reseed(model, args.seed, epoch)
@@ -193,15 +199,17 @@ def _train_epoch(model, batches, epoch, args) -> dict:
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
         for step, (x, y) in enumerate(batches.epoch(epoch), 1):
             batch = model.train_on_batch(x, y, return_dict=True)
-            if not np.isfinite(batch["loss"]):
-                raise ValueError(
-                    f"the loss is {batch['loss']} in epoch {epoch + 1}; the checkpoint before it is kept. "
-                    f"Try a --learning-rate below {args.learning_rate}"
-                )
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
+            if not np.isfinite(sums["loss"]):
+                break
             bar.update(len(x))
             bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
     row = {k: v / len(batches) for k, v in sums.items()}
+    if not all(np.isfinite(value).all() for value in (row["loss"], *model.get_weights())):
+        raise ValueError(
+            f"training diverged in epoch {epoch + 1} (loss {row['loss']}); the checkpoint before it is kept. "
+            f"Try a --learning-rate below {args.learning_rate}, with another --output"
+        )
     row["learning_rate"] = float(model.optimizer.learning_rate)
     row["images_per_s"] = total / (time.perf_counter() - began)
     return row
@@ -320,10 +328,12 @@ class EventLogs:
             writer.flush()
 
 
-def _settings_of(output: Path) -> dict:
+def _settings_of(output: Path) -> tuple[dict, int]:
+    """Recipe and CRC-32 of the data."""
     try:
-        return json.loads((output / "settings.json").read_text(encoding="utf-8"))
-    except ValueError:
+        settings = json.loads((output / "settings.json").read_text(encoding="utf-8"))
+        return {**settings["recipe"]}, settings["data_crc32"]
+    except (ValueError, KeyError, TypeError):
         raise ValueError(f"--output {output}: its settings.json is damaged; name another folder") from None
 
 
@@ -338,7 +348,7 @@ def _check_output(args, recipe) -> bool:
         if args.resume:
             raise ValueError(f"--resume: {output} holds no run to go on with; leave --resume out to begin one")
         return False
-    theirs = _settings_of(output).get("recipe", {})
+    theirs, _ = _settings_of(output)
     for name, value in recipe.items():
         if theirs.get(name) != value:
             option = "--" + name.replace("_", "-")
@@ -394,16 +404,17 @@ def evaluate_only(args) -> dict:
     Raises:
         ValueError, OSError: no such model, data or split, or data of other classes than the model's.
     """
-    from_folder = Path(args.model).is_dir()
-    config = EANetConfig.from_json_file(Path(args.model) / "config.json") if from_folder else EANetConfig()
+    # A folder's configuration is read by itself, so that the data is checked before TensorFlow is imported.
+    folder = Path(args.model)
+    model = None if folder.is_dir() else from_pretrained_keras(args.model)
+    config = model.config if model else EANetConfig.from_json_file(folder / "config.json")
     dataset = load_dataset(args.data, config)
     split = getattr(dataset, args.split)
     if split is None:
         raise ValueError(f"--split {args.split}: --data {args.data} has no such split")
-    model = from_pretrained_keras(args.model)
-    if tuple(model.config.id2label.values()) != dataset.labels:
+    if tuple(config.id2label.values()) != dataset.labels:
         raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
-    results = _results(model, dataset, split)
+    results = _results(model or from_pretrained_keras(args.model), dataset, split)
     recorded = Path(args.model) / "eval_results.json"
     if recorded.is_file():
         results["training"] = json.loads(recorded.read_text(encoding="utf-8")).get("training")
@@ -436,7 +447,7 @@ def _hardware() -> str:
 
 def _command(args) -> str:
     """The command that makes this run, with the name of the data but not its place on this machine."""
-    parts = ["python", "train.py"] + (["--data", Path(args.data).name] if args.data else [])
+    parts = ["python", "train.py"] + (["--data", Path(args.data).absolute().name] if args.data else [])
     defaults = parse_args([])
     for name in RECIPE:
         if getattr(args, name) != getattr(defaults, name):
@@ -450,12 +461,23 @@ def _clock(seconds: float) -> str:
 
 
 def export(directory: Path) -> None:
-    """Writes the SavedModel beside the Keras files of `directory`, from their weights."""
-    save_pretrained_keras(from_pretrained_keras(directory), directory, saved_model=True)
+    """Writes the SavedModel beside the Keras files of `directory`, from their weights.
+
+    Raises:
+        ValueError, OSError: no model in `directory`, a damaged one, or a full disk.
+        ImportError: TensorFlow or tf_keras is missing, or Keras runs on another backend.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"--export {directory}: no such folder")
+    model = from_pretrained_keras(directory)
+    if not can_write_saved_model():
+        raise ImportError("--export: needs TensorFlow, tf_keras, and KERAS_BACKEND=tensorflow")
+    save_pretrained_keras(model, directory, saved_model=True)
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # tf_keras warns that what it saves is not compiled
     try:
         if args.export:
             export(Path(args.export))

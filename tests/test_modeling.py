@@ -1,0 +1,398 @@
+"""The model: the mathematics of external attention, the configuration, the graph."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from conftest import tiny_config
+from keras import ops
+
+import modeling_eanet
+from modeling_eanet import PRESETS, EANetConfig, attention_layer_name, build_eanet, external_attention, fold
+
+
+def double_normalisation(logits):
+    """The paper's formula as it is written, in float64: softmax over the tokens (axis 1), then L1 over the slots."""
+    logits = logits.astype(np.float64)
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    a = e / e.sum(axis=1, keepdims=True)
+    return a / a.sum(axis=-1, keepdims=True)
+
+
+def random_weights(model, seed=0, scale=0.3):
+    """Gives every weight of `model` a random value, the biases and norms too."""
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(0, scale, w.shape).astype(np.float32) for w in model.get_weights()])
+    return model
+
+
+def attention_model(tokens=20, dim=12, **kwargs):
+    inputs = keras.Input((tokens, dim))
+    outputs = external_attention(inputs, name="a", **kwargs)
+    return random_weights(keras.Model(inputs, outputs), scale=1.0)
+
+
+def pictures(count=4, seed=0, size=32):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+# ---------------------------------------------------------------------------------------------- external attention
+
+
+@pytest.mark.parametrize("head_dim", [None, 6])
+def test_attention_is_the_papers_formula(head_dim):
+    model = attention_model(heads=3, slots=5, head_dim=head_dim)
+    x = np.random.default_rng(1).normal(size=(2, 20, 12)).astype(np.float32)
+    weights = {w.path: w.numpy().astype(np.float64) for w in model.weights}
+
+    if head_dim is None:
+        logits = (x @ weights["a_key/kernel"]).reshape(2, 20, 3, 5)
+    else:
+        logits = (x @ weights["a_query/kernel"]).reshape(2, 20, 3, 6) @ weights["a_memory_key/kernel"]
+    attention = double_normalisation(logits)
+    values, out = attention, "a_value"
+    if head_dim is not None:
+        values, out = attention @ weights["a_memory_value/kernel"] + weights["a_memory_value/bias"], "a_projection"
+    expected = values.reshape(2, 20, -1) @ weights[f"{out}/kernel"] + weights[f"{out}/bias"]
+
+    both = keras.Model(model.input, [model.get_layer("a_attention").output, model.output])
+    ours, output = (np.asarray(v) for v in both(x))
+    assert logits.std() > 1  # an attention that is not flat
+    np.testing.assert_allclose(ours, attention, atol=2e-6)
+    np.testing.assert_allclose(output, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 4e-3)])
+def test_log_domain_identity(dtype, tolerance):
+    """softmax_S(l - logsumexp_N(l)) is the double normalisation; in bfloat16 the logits are rounded, the rest is not."""
+    logits = np.random.default_rng(0).normal(0, 3, (2, 64, 2, 16)).astype(np.float32)
+    rounded = ops.cast(ops.cast(logits, dtype), "float32")
+    ours = ops.softmax(rounded - ops.logsumexp(rounded, axis=1, keepdims=True), axis=-1)
+    expected = double_normalisation(np.asarray(rounded))
+    np.testing.assert_allclose(np.asarray(ours), expected, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(ops.cast(ours, dtype), np.float32), expected, atol=tolerance)
+
+
+def test_rows_keep_their_mass_where_the_published_epsilon_loses_it():
+    logits = np.random.default_rng(0).normal(0, 11.5, (4, 256, 4, 16)).astype(np.float32)
+    e = np.exp(logits - logits.max(axis=1, keepdims=True))
+    a = e / e.sum(axis=1, keepdims=True)
+    published = a / (1e-9 + a.sum(axis=-1, keepdims=True))
+    ours = np.asarray(ops.softmax(logits - ops.logsumexp(logits, axis=1, keepdims=True), axis=-1))
+    assert (published.sum(axis=-1) < 0.99).mean() > 0.1
+    np.testing.assert_allclose(ours.sum(axis=-1), 1, atol=1e-5)
+
+
+def test_a_bias_on_query_or_key_would_be_dead():
+    logits = np.random.default_rng(0).normal(0, 2, (1, 32, 2, 8))
+    constant = np.random.default_rng(1).normal(0, 5, (1, 1, 2, 8))
+    np.testing.assert_allclose(double_normalisation(logits + constant), double_normalisation(logits), atol=1e-12)
+
+
+def test_attention_is_permutation_equivariant():
+    model = attention_model(heads=2, slots=4, head_dim=6)
+    x = np.random.default_rng(2).normal(size=(2, 20, 12)).astype(np.float32)
+    order = np.random.default_rng(3).permutation(20)
+    np.testing.assert_allclose(np.asarray(model(x[:, order])), np.asarray(model(x))[:, order], atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_block_has_its_attention_by_name(preset):
+    config = EANetConfig.preset(preset)
+    model = random_weights(build_eanet(config), scale=0.1)
+    blocks = sum(config.depths)
+    maps = keras.Model(model.input, [model.get_layer(attention_layer_name(i)).output for i in range(blocks)])(pictures(2))
+    stages = [stage for stage, depth in enumerate(config.depths) for _ in range(depth)]
+    for stage, attention in zip(stages, maps, strict=True):
+        side = config.image_size // config.patch_size // 2**stage
+        assert attention.shape == (2, side * side, config.num_heads[stage], config.slots[stage])
+        np.testing.assert_allclose(np.asarray(attention).sum(axis=-1), 1, atol=1e-5)
+
+
+def test_attention_is_normalised_in_float32_also_in_mixed_precision(mixed_bfloat16):
+    model = build_eanet(tiny_config())
+    attention = keras.Model(model.input, model.get_layer("block_0_attention").output)(pictures(2))
+    assert keras.backend.standardize_dtype(attention.dtype) == "float32"
+    assert keras.backend.standardize_dtype(model(pictures(2)).dtype) == "float32"
+    assert model.get_layer("block_0_key").compute_dtype == "bfloat16"
+    np.testing.assert_allclose(np.asarray(attention).sum(axis=-1), 1, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ fold
+
+
+@pytest.mark.parametrize("slots", [4, 16])  # fewer and more than a head's width
+def test_folded_model_is_the_same_function(slots):
+    config = tiny_config(shared_memory=True, slots=(slots, slots), attention_dropout=0.3)
+    model = random_weights(build_eanet(config))
+    folded = fold(model)
+    assert folded.config == dataclasses.replace(config, shared_memory=False)
+    x = pictures(8)
+    np.testing.assert_allclose(np.asarray(folded(x)), np.asarray(model(x)), atol=1e-5)
+
+
+def test_folded_keras_io_preset_has_fewer_parameters_and_the_same_output():
+    model = random_weights(build_eanet(EANetConfig.preset("keras-io")), scale=0.1)
+    folded = fold(model)
+    assert folded.count_params() < model.count_params()
+    np.testing.assert_allclose(np.asarray(folded(pictures(8))), np.asarray(model(pictures(8))), atol=1e-5)
+
+
+def test_fold_holds_in_bfloat16(mixed_bfloat16):
+    model = random_weights(build_eanet(tiny_config(shared_memory=True)), scale=0.2)
+    x = pictures(16)
+    np.testing.assert_allclose(np.asarray(fold(model)(x)), np.asarray(model(x)), atol=0.02)
+
+
+def test_folding_a_folded_model_changes_nothing():
+    model = random_weights(build_eanet(tiny_config()))
+    np.testing.assert_array_equal(np.asarray(fold(model)(pictures())), np.asarray(model(pictures())))
+
+
+# ------------------------------------------------------------------------------------ the Keras example, in NumPy
+
+
+def keras_io_example(x, w):
+    """What the Keras example computes at inference, in float64, from its own weights `w` with all their biases."""
+
+    def norm(t, gamma, beta):
+        return (t - t.mean(-1, keepdims=True)) / np.sqrt(t.var(-1, keepdims=True) + 1e-5) * gamma + beta
+
+    def gelu(t):  # the tanh approximation, the default of keras.ops.gelu
+        return 0.5 * t * (1 + np.tanh(np.sqrt(2 / np.pi) * (t + 0.044715 * t**3)))
+
+    batch = len(x)
+    x = (x.astype(np.float64) - modeling_eanet.CIFAR100_MEAN) / modeling_eanet.CIFAR100_STD
+    t = x.reshape(batch, 16, 2, 16, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(batch, 256, 12)
+    t = t @ w["patch"] + w["patch_bias"] + w["position"]
+    largest = 0
+    for b in w["blocks"]:
+        n = norm(t, b["gamma_1"], b["beta_1"])
+        q = (n @ b["query"] + b["query_bias"]).reshape(batch, 256, 16, 16).transpose(0, 2, 1, 3)
+        logits = q @ b["m_k"] + b["m_k_bias"]
+        largest = max(largest, logits.std())
+        e = np.exp(logits - logits.max(axis=2, keepdims=True))
+        a = e / e.sum(axis=2, keepdims=True)
+        a = a / (1e-9 + a.sum(axis=-1, keepdims=True))
+        y = (a @ b["m_v"] + b["m_v_bias"]).transpose(0, 2, 1, 3).reshape(batch, 256, 256)
+        t = t + y @ b["out"] + b["out_bias"]
+        n = norm(t, b["gamma_2"], b["beta_2"])
+        t = t + gelu(n @ b["mlp_1"] + b["mlp_1_bias"]) @ b["mlp_2"] + b["mlp_2_bias"]
+    logits = t.mean(axis=1) @ w["head"] + w["head_bias"]
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True), largest
+
+
+def example_weights(seed=0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape, scale=None):
+        return rng.normal(0, scale or shape[0] ** -0.5, shape)
+
+    def block():
+        return {
+            **{"gamma_1": 1 + normal(64, scale=0.2), "beta_1": normal(64, scale=0.2)},
+            **{"gamma_2": 1 + normal(64, scale=0.2), "beta_2": normal(64, scale=0.2)},
+            **{"query": normal(64, 256), "query_bias": normal(256, scale=0.5)},
+            **{"m_k": 2.4 * normal(16, 16), "m_k_bias": normal(16, scale=0.5)},
+            **{"m_v": normal(16, 16), "m_v_bias": normal(16, scale=0.5)},
+            **{"out": normal(256, 64), "out_bias": normal(64, scale=0.5)},
+            **{"mlp_1": normal(64, 64), "mlp_1_bias": normal(64, scale=0.5)},
+            **{"mlp_2": normal(64, 64), "mlp_2_bias": normal(64, scale=0.5)},
+        }
+
+    return {
+        **{"patch": normal(12, 64), "patch_bias": normal(64, scale=0.5), "position": normal(256, 64, scale=0.5)},
+        **{"blocks": [block() for _ in range(8)], "head": normal(64, 100), "head_bias": normal(100, scale=0.5)},
+    }
+
+
+def test_keras_io_preset_computes_what_the_example_computes():
+    w = example_weights()
+    model = build_eanet(EANetConfig.preset("keras-io"))
+
+    def give(layer, *values):
+        model.get_layer(layer).set_weights(values)
+
+    give("patch_embedding", w["patch"], w["position"] + w["patch_bias"])
+    for i, b in enumerate(w["blocks"]):
+        give(f"block_{i}_norm_1", b["gamma_1"], b["beta_1"])
+        give(f"block_{i}_query", b["query"])
+        give(f"block_{i}_memory_key", b["m_k"])
+        give(f"block_{i}_memory_value", b["m_v"], b["m_v_bias"])
+        give(f"block_{i}_projection", b["out"], b["out_bias"])
+        give(f"block_{i}_norm_2", b["gamma_2"], b["beta_2"])
+        give(f"block_{i}_mlp_1", b["mlp_1"], b["mlp_1_bias"])
+        give(f"block_{i}_mlp_2", b["mlp_2"], b["mlp_2_bias"])
+    give("classifier", w["head"], w["head_bias"])
+
+    expected, largest_std = keras_io_example(pictures(3), w)
+    assert 1.5 < largest_std <= 3  # peaky enough to tell, and where the example's epsilon does not bite
+    np.testing.assert_allclose(np.asarray(model(pictures(3))), expected, atol=1e-5)
+
+
+def test_parameter_counts():
+    count = {name: build_eanet(EANetConfig.preset(name)).count_params() for name in PRESETS}
+    # The example has 361,380. Dead: 8 x (256 query + 16 key) biases, and 64 of the patch projection, which the position
+    # embedding contains.
+    assert count["keras-io"] == 361_380 - 8 * (256 + 16) - 64
+    assert count["small"] <= 400_000
+    assert 1_000_000 < count["large"] <= 4_000_000
+
+
+# ------------------------------------------------------------------------------------------------------- the graph
+
+
+def test_raw_pixels_go_in_as_uint8_or_float_and_probabilities_come_out(tiny_model):
+    x = pictures(5)
+    out = tiny_model(x)
+    assert out.shape == (5, 3)
+    np.testing.assert_allclose(np.asarray(out).sum(axis=-1), 1, atol=1e-6)
+    for dtype in ("float32", "float64", "int32"):
+        np.testing.assert_array_equal(np.asarray(tiny_model(x.astype(dtype))), np.asarray(out))
+
+
+def test_inference_is_the_same_every_time(tiny_model):
+    x = pictures(5)
+    np.testing.assert_array_equal(np.asarray(tiny_model(x)), np.asarray(tiny_model(x)))
+
+
+def test_dropout_and_drop_path_act_in_training_alone():
+    model = random_weights(build_eanet(tiny_config(drop_path=0.5, attention_dropout=0.1, mlp_dropout=0.1)))
+    x = pictures(5)
+    once, again = np.asarray(model(x, training=True)), np.asarray(model(x, training=True))
+    assert np.abs(once - again).max() > 1e-3
+
+
+def test_graph_has_no_lambda_and_no_class_of_ours():
+    for preset in PRESETS:
+        serialized = json.loads(build_eanet(EANetConfig.preset(preset)).to_json())
+        found = []
+
+        def walk(node, found=found):
+            if isinstance(node, dict):
+                if "class_name" in node and "module" in node:
+                    found.append((node["module"], node["class_name"]))
+                for value in node.values():
+                    walk(value)
+            elif isinstance(node, list):
+                for value in node:
+                    walk(value)
+
+        walk(serialized)
+        assert found
+        for module, name in found:
+            assert module.split(".")[0] == "keras" and "Lambda" not in name
+            assert "Random" not in name or module == "keras.initializers"  # no augmentation inside the model
+
+
+def test_large_batches_and_other_sizes_work():
+    config = tiny_config(image_size=64, patch_size=4)
+    assert build_eanet(config)(pictures(2, size=64)).shape == (2, 3)
+
+
+# --------------------------------------------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(image_size=0),
+        dict(image_size=30),
+        dict(image_size="32"),
+        dict(tokenizer="words"),
+        dict(patch_size=3),
+        dict(embed_dims=()),
+        dict(embed_dims=(64, 0)),
+        dict(depths=(1,)),
+        dict(num_heads=(8, 8, 8)),
+        dict(slots=(8, 2.5)),
+        dict(shared_memory="yes"),
+        dict(head_dims=8),
+        dict(mlp_ratio=0),
+        dict(depthwise_kernel=2),
+        dict(position_embedding=True),
+        dict(final_norm=1),
+        dict(norm_affine=None),
+        dict(activation="swoosh"),
+        dict(attention_dropout=1.0),
+        dict(projection_dropout=-0.1),
+        dict(mlp_dropout=float("nan")),
+        dict(drop_path=True),
+        dict(layer_norm_epsilon=0),
+        dict(id2label=["only"]),
+        dict(id2label=["a", "a"]),
+        dict(id2label={0: "a", 2: "b"}),
+        dict(id2label={0: "a", 1: ""}),
+        dict(id2label=7),
+        dict(input_range=(0, 1)),
+        dict(pixel_mean=(1, 2)),
+        dict(pixel_std=(1, 0, 1)),
+        dict(interpolation="guess"),
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_config_that_does_not_fit_names_the_field(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))) as error:
+        EANetConfig(**changes)
+    assert "\n" not in str(error.value)
+
+
+def test_config_names_value_and_mend():
+    with pytest.raises(ValueError, match=r"activation='swoosh': must be one of relu, silu"):
+        EANetConfig(activation="swoosh")
+
+
+def test_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'huge'.*keras-io, small, large"):
+        EANetConfig.preset("huge")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_config_survives_json(preset, tmp_path):
+    config = EANetConfig.preset(preset, id2label={1: "b", 0: "a"})
+    config.to_json_file(tmp_path / "config.json")
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["id2label"] == {"0": "a", "1": "b"} and written["label2id"] == {"a": 0, "b": 1}
+    again = EANetConfig.from_json_file(tmp_path / "config.json")
+    assert again == config and again.preset_name == preset
+    assert dataclasses.replace(again, mlp_ratio=3.5).preset_name == "custom"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        again.image_size = 64
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "not JSON"),
+        ("[]", "model_type"),
+        ('{"model_type": "vit"}', "model_type"),
+        ('{"model_type": "eanet"}', "image_size"),
+    ],
+)
+def test_config_file_that_is_none(text, says, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=f"config.json: .*{says}"):
+        EANetConfig.from_json_file(tmp_path / "config.json")
+
+
+def test_label2id_must_invert_id2label(tmp_path):
+    settings = tiny_config().to_dict()
+    settings["label2id"]["red"] = 2
+    with pytest.raises(ValueError, match="label2id"):
+        EANetConfig.from_dict(settings)
+
+
+def test_cifar100_labels_are_the_hundred_in_order():
+    labels = modeling_eanet.CIFAR100_LABELS
+    assert len(set(labels)) == 100 and list(labels) == sorted(labels)
+    assert (labels[0], labels[26], labels[99]) == ("apple", "crab", "worm")
