@@ -19,6 +19,7 @@ import os
 import stat
 import sys
 import unicodedata
+import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
@@ -32,11 +33,13 @@ def parse_args(argv=None):
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for a picture on standard input")
     parser.add_argument("--model", default=str(HERE), metavar="DIR_OR_REPO", help="default: the model beside this file")
-    parser.add_argument("--top-k", type=int, default=5, metavar="K", help="labels per picture (default: 5)")
+    parser.add_argument(
+        "--top-k", type=int, metavar="K", help="labels per picture (default: 5, or all where there are fewer)"
+    )
     parser.add_argument("--format", choices=("text", "json", "csv"), default="text", help="default: text")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures at once (default: 64)")
     args = parser.parse_args(argv)
-    if args.top_k < 1:
+    if args.top_k is not None and args.top_k < 1:
         parser.error(f"--top-k {args.top_k}: must be at least 1")
     if args.batch_size < 1:
         parser.error(f"--batch-size {args.batch_size}: must be at least 1")
@@ -182,11 +185,15 @@ def main(argv=None) -> int:
         pictures = find_pictures(args.paths)
         from modeling_eanet import from_pretrained_keras
 
-        model = from_pretrained_keras(args.model)
-        if args.top_k > model.config.num_classes:
-            raise ValueError(f"--top-k {args.top_k}: the model has {model.config.num_classes} classes")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras', a dozen where the weights do not fit; the error says so in one line
+            model = from_pretrained_keras(args.model)
+        classes = model.config.num_classes
+        top_k = min(5, classes) if args.top_k is None else args.top_k
+        if top_k > classes:
+            raise ValueError(f"--top-k {top_k}: the model has {classes} classes")
         try:
-            WRITERS[args.format](readable(classify_files(model, pictures, args.top_k, args.batch_size)), sys.stdout)
+            WRITERS[args.format](readable(classify_files(model, pictures, top_k, args.batch_size)), sys.stdout)
             sys.stdout.flush()
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries once more as it ends

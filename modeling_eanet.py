@@ -395,7 +395,7 @@ def external_attention(x, *, heads, slots, head_dim=None, attention_dropout=0.0,
 
     # A float32 layer casts its input: in bfloat16 the normalisation would be off by 0.02.
     logits = layers.Reshape((tokens, heads, slots), dtype="float32", name=f"{name}_logits")(logits)
-    log_mass = ops.logsumexp(logits, axis=1, keepdims=True)
+    log_mass = _named(ops.logsumexp(logits, axis=1, keepdims=True), f"{name}_log_mass")
     logits = layers.Subtract(dtype="float32", name=f"{name}_log_attention")([logits, log_mass])
     attention = layers.Softmax(axis=-1, dtype="float32", name=f"{name}_attention")(logits)
 
@@ -525,8 +525,15 @@ def _activation(config, name):
     from keras import layers, ops
 
     if config.activation == "gelu_tanh":
-        return ops.gelu
+        return lambda x: _named(ops.gelu(x), name)
     return layers.Activation(config.activation, name=name)
+
+
+def _named(tensor, name):
+    """Names the operation behind `tensor`. Keras would count through all models of the process, so that two builds of one
+    configuration would differ."""
+    tensor._keras_history.operation.name = name
+    return tensor
 
 
 def _dropout(rate, name, **kwargs):
@@ -693,7 +700,6 @@ def _inference_copy(model):
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
-        keras.backend.clear_session()  # the unnamed operations count from 0, whatever was built before
         clean = build_eanet(model.config)
     finally:
         keras.config.set_dtype_policy(policy)
@@ -773,7 +779,8 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be read or is no picture.
-        ValueError: something that is none of these, an array of another shape, or a picture too large to be trusted.
+        ValueError: something that is none of these, an array of another shape, a picture without pixels, or one too large
+            to be trusted.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -790,14 +797,14 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes it then copes with
             with Image.open(source) as image:
-                if config.interpolation != "nearest":  # the others average, and so does a JPEG decoded at a fraction
-                    image.draft("RGB", (config.image_size * 4,) * 2)  # of its size and cost
+                if config.interpolation not in ("nearest", "box"):  # hard edges, which show whole pixels
+                    image.draft("RGB", (config.image_size * 4,) * 2)  # large JPEGs decode at a fraction of the cost
                 return _resize(_to_rgb(_upright(image)), config)
     except UnidentifiedImageError:
         raise UnidentifiedImageError("unknown picture format") from None
     except Image.DecompressionBombError as error:
         raise ValueError(_first_line(error)) from None
-    except (OSError, ValueError):
+    except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise anything, RuntimeError to AttributeError
         raise OSError(f"damaged picture ({_first_line(error)})") from None
@@ -856,6 +863,8 @@ def _resize(image, config) -> np.ndarray:
     from PIL import Image
 
     side = config.image_size
+    if 0 in image.size:
+        raise ValueError(f"picture of {image.width} by {image.height} pixels: there is nothing in it")
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling[config.interpolation.upper()])
     return np.asarray(image, dtype=np.uint8)

@@ -415,7 +415,7 @@ def evaluate_only(args) -> dict:
     if tuple(config.id2label.values()) != dataset.labels:
         raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
     results = _results(model or from_pretrained_keras(args.model), dataset, split)
-    recorded = Path(args.model) / "eval_results.json"
+    recorded = folder / "eval_results.json"
     if recorded.is_file():
         results["training"] = json.loads(recorded.read_text(encoding="utf-8")).get("training")
     return results

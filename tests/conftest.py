@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import modeling_eanet
+import modeling_eanet  # noqa: E402
 
 # Two stages, both kinds of block part, in few parameters; also known to the programs that tests start (`run_program`).
 TINY = dict(embed_dims=(16, 24), depths=(1, 1), num_heads=(2, 2), slots=(4, 4), head_dims=(8, 12), drop_path=0.2)

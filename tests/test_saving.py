@@ -180,7 +180,6 @@ def test_what_is_neither_folder_nor_repository_is_said(name):
 def test_both_halves_of_the_config_are_one_model(tiny_folder):
     """Ours is read from the top, Keras' own from the rest; neither may say what the other does not."""
     written = json.loads((tiny_folder / "config.json").read_text())
-    keras.backend.clear_session()
     ours = build_eanet(EANetConfig.from_dict(written))
     theirs = keras.saving.deserialize_keras_object(written)
     assert json.loads(json.dumps(theirs.get_config())) == json.loads(json.dumps(ours.get_config()))
