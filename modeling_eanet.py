@@ -647,7 +647,8 @@ def from_pretrained_keras(
     model = build_eanet(config)
     try:
         model.load_weights(weights)
-    except OSError as error:
+        _check_nothing_left_over(model, weights)
+    except (OSError, RuntimeError) as error:
         raise ValueError(f"{weights}: cannot be read, damaged or cut short ({_first_line(error)})") from None
     except (ValueError, KeyError) as error:
         raise ValueError(f"{weights}: not the weights of {CONFIG_FILE} beside it ({_first_line(error)})") from None
@@ -661,6 +662,17 @@ def can_write_saved_model() -> bool:
     import keras
 
     return keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tf_keras") is not None
+
+
+def _check_nothing_left_over(model, weights) -> None:
+    """Raises ValueError if the file holds more arrays than the model, which Keras would pass over."""
+    import h5py
+
+    arrays = []
+    with h5py.File(weights, "r") as file:
+        file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
+    if len(arrays) != len(model.weights):
+        raise ValueError(f"it holds {len(arrays)} arrays, the model {len(model.weights)}")
 
 
 def write_json(path, value) -> None:
@@ -904,7 +916,7 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128) -> list[list[
     Args:
         model: of `build_eanet` or `from_pretrained_keras`.
         images: a list of paths, PIL images or arrays (see `load_image`), or one array (n, height, width, 3).
-        top_k: labels per picture, 1 to num_classes.
+        top_k: labels per picture, at least 1; all of them where the model has fewer.
         batch_size: pictures at once, at least 1.
 
     Returns:
@@ -917,8 +929,8 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128) -> list[list[
     from PIL import Image
 
     config = model.config
-    if not isinstance(top_k, numbers.Integral) or not 1 <= top_k <= config.num_classes:
-        raise ValueError(f"top_k={top_k}: must be 1 to {config.num_classes}, the number of classes")
+    if not isinstance(top_k, numbers.Integral) or top_k < 1:
+        raise ValueError(f"top_k={top_k}: must be a whole number, at least 1")
     if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be a whole number, at least 1")
     single = isinstance(images, (str, bytes, os.PathLike, Image.Image)) or hasattr(images, "read")

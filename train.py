@@ -241,6 +241,7 @@ def _reseed(model, seed, epoch) -> None:
 def _evaluate_ema(model, split) -> dict:
     raw = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
+    model.set_weights(model.get_weights())  # copies: JAX donates its weights to a prediction, and the average with them
     try:
         metrics = evaluate(model, split)
     finally:

@@ -254,7 +254,9 @@ def test_weights_cut_short_are_named(tiny_folder, tmp_path):
         from_pretrained_keras(folder)
 
 
-@pytest.mark.parametrize("change", [dict(embed_dims=(24, 24)), dict(depths=(1, 2)), dict(shared_memory=True)], ids=str)
+@pytest.mark.parametrize(
+    "change", [dict(embed_dims=(24, 24)), dict(depths=(1, 2)), dict(shared_memory=True), dict(depthwise_kernel=0)], ids=str
+)
 def test_weights_of_another_architecture_are_named(change, tiny_folder, tmp_path):
     folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
     tiny_config(**change).to_json_file(folder / "config.json")
