@@ -154,6 +154,10 @@ class EANetConfig:
         need(self.image_size % side == 0, "image_size", f"must be a multiple of {side}, the pixels behind a last token")
         need(isinstance(self.shared_memory, bool), "shared_memory", "must be true or false")
         need(number(self.mlp_ratio) and self.mlp_ratio > 0, "mlp_ratio", "must be a number above 0")
+        widths = [round(self.mlp_ratio * dim) for dim in self.embed_dims]
+        need(min(widths) >= 1, "mlp_ratio", f"makes an MLP of no width beside embed_dims={self.embed_dims}")
+        halved = self.tokenizer == "conv" and self.patch_size > 1
+        need(not halved or self.embed_dims[0] >= 2, "embed_dims", "must begin with at least 2, which the stem halves")
         odd = whole(self.depthwise_kernel, 0) and (self.depthwise_kernel == 0 or self.depthwise_kernel % 2 == 1)
         need(odd, "depthwise_kernel", "must be an odd number, or 0 for none")
         need(isinstance(self.position_embedding, bool), "position_embedding", "must be true or false")
@@ -236,7 +240,7 @@ class EANetConfig:
         """
         try:
             return cls.from_dict(_read_json(path))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from None
 
     def to_json_file(self, path) -> None:
@@ -285,7 +289,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 def _checked_labels(labels) -> dict[int, str]:
     try:
         labels = labels if isinstance(labels, dict) else dict(enumerate(labels))
-        labels = {int(index): label for index, label in labels.items()}
+        labels = {int(str(index)): label for index, label in labels.items()}
     except (TypeError, ValueError):
         raise ValueError("id2label: must be a list of names, or map whole numbers to names") from None
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
@@ -553,7 +557,7 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
     - `saved_model.pb`, `keras_metadata.pb`, `fingerprint.pb`, `variables/`: the SavedModel that
       `huggingface_hub.from_pretrained_keras` reads. TensorFlow and tf_keras write it.
 
-    All is written to a temporary folder beside `directory` first and then moved in file by file, so a full disk or an
+    All is written to a temporary folder in `directory` first and then moved in file by file, so a full disk or an
     interruption while writing leaves what was there.
 
     Args:
@@ -574,7 +578,9 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
     if saved_model is None:
         saved_model = can_write_saved_model()
     directory = Path(directory)
-    with _staging_folder(directory) as stage:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory) as stage:  # in there, so that moving out is a rename
+        stage = Path(stage)
         clean = _inference_copy(model)
         archive = stage / "model.keras"
         keras.saving.save_model(clean, archive)
@@ -586,7 +592,6 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
         if saved_model:
             _write_saved_model(clean, stage)
             names += SAVED_MODEL_FILES
-        directory.mkdir(parents=True, exist_ok=True)
         if not saved_model:  # one of other weights must not stay behind
             for name in SAVED_MODEL_FILES:
                 _remove(directory / name)
@@ -746,19 +751,10 @@ def _write_saved_model(model, directory) -> None:
     size = model.config.image_size
     image = tf_keras.Input((size, size, 3), dtype=tf.float32, name="image")
     wrapped = tf_keras.Model(image, EANet(model, name="eanet")(image), name="eanet")
-    wrapped.save(directory, save_format="tf", include_optimizer=False)
-
-
-class _staging_folder(tempfile.TemporaryDirectory):
-    """A temporary folder on the file system of `directory`, so that moving out of it is a rename."""
-
-    def __init__(self, directory: Path):
-        parent = directory.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        super().__init__(prefix=f".{directory.name}.tmp-", dir=parent)
-
-    def __enter__(self) -> Path:
-        return Path(super().__enter__())
+    try:
+        wrapped.save(directory, save_format="tf", include_optimizer=False)
+    except tf.errors.OpError as error:
+        raise OSError(f"{directory}: the SavedModel cannot be written ({_first_line(error)})") from None
 
 
 def _remove(path: Path) -> None:

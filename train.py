@@ -61,7 +61,8 @@ def parse_args(argv=None):
     add("--validation-split", _fraction, 0.02, "part of train held out to watch each epoch; 0 for none", metavar="F")
     add("--learning-rate", _positive, 2e-3, "peak, reached after the warm-up, then a cosine to 0", metavar="X")
     add("--weight-decay", _not_negative, 0.05, "AdamW's, on all but biases and norms", metavar="X")
-    add("--warmup-epochs", _not_negative, 2.0, "epochs of linear warm-up", metavar="X")
+    parser.add_argument("--warmup-epochs", type=_not_negative, metavar="X",
+                        help="epochs of linear warm-up (default: 2, and at most a tenth of --epochs)")  # fmt: skip
     add("--label-smoothing", _fraction, 0.1, "of the training loss", metavar="X")
     add("--ema", _fraction, 0.998, "momentum of the moving average of the weights; that average is shipped", metavar="X")
     add("--precision", str, "float32", "float32 or mixed_bfloat16", choices=("float32", "mixed_bfloat16"))
@@ -74,8 +75,10 @@ def parse_args(argv=None):
     args = parser.parse_args(argv)
     if args.preset not in PRESETS:
         parser.error(f"--preset {args.preset}: must be one of {', '.join(PRESETS)}")
-    if args.warmup_epochs >= args.epochs:
-        args.warmup_epochs = args.epochs / 10  # a short run still has a cosine
+    if args.warmup_epochs is None:
+        args.warmup_epochs = min(2.0, args.epochs / 10)
+    elif args.warmup_epochs >= args.epochs:
+        parser.error(f"--warmup-epochs {args.warmup_epochs}: must be below --epochs {args.epochs}")
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
     args.output = Path(args.output or f"runs/{args.preset}")
@@ -151,6 +154,11 @@ def train(args) -> dict:
         row = _train_epoch(model, batches, epoch, args)
         if validation:
             row |= {f"val_{k}": v for k, v in _evaluate_ema(model, validation).items()}
+        if not all(np.isfinite(value).all() for value in (*row.values(), *model.get_weights())):
+            raise ValueError(
+                f"training diverged in epoch {epoch + 1} (loss {row['loss']}); the checkpoint before it is kept. "
+                f"Try a --learning-rate below {args.learning_rate}, with another --output"
+            )
         row["time"] = time.time()
         elapsed += time.perf_counter() - began
         for key, value in row.items():
@@ -168,15 +176,20 @@ def train(args) -> dict:
     write_json(args.output / "history.json", history)
     split = dataset.test or validation or training
     results = _results(from_pretrained_keras(args.output), dataset, split)
-    results["training"] = {
-        "seed": args.seed,
-        "epochs": args.epochs,
-        "num_images": len(training),
-        "wall_time_s": round(elapsed, 1),
-        "hardware": _hardware(),
-        "date": time.strftime("%Y-%m-%d"),
-        "command": _command(args),
-    }
+    recorded = _recorded_training(args.output)
+    results["training"] = (
+        recorded
+        if recorded and start == args.epochs
+        else {
+            "seed": args.seed,
+            "epochs": args.epochs,
+            "num_images": len(training),
+            "wall_time_s": round(elapsed, 1),
+            "hardware": _hardware(),
+            "date": time.strftime("%Y-%m-%d"),
+            "command": _command(args),
+        }
+    )
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
         print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",
@@ -185,11 +198,7 @@ def train(args) -> dict:
 
 
 def _train_epoch(model, batches, epoch, args) -> dict:
-    """One pass; returns loss, accuracy, learning rate and images/s.
-
-    Raises:
-        ValueError: the loss, or a weight after the last step, is no number.
-    """
+    """One pass, cut short where the loss is no number; returns loss, accuracy, learning rate and images/s."""
     from tqdm import tqdm
 
     _reseed(model, args.seed, epoch)
@@ -198,6 +207,7 @@ def _train_epoch(model, batches, epoch, args) -> dict:
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
         for step, (x, y) in enumerate(batches.epoch(epoch), 1):
+            model.reset_metrics()  # Keras before 3.15 would go on with the batches before
             batch = model.train_on_batch(x, y, return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
             if not np.isfinite(sums["loss"]):
@@ -205,11 +215,6 @@ def _train_epoch(model, batches, epoch, args) -> dict:
             bar.update(len(x))
             bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
     row = {k: v / len(batches) for k, v in sums.items()}
-    if not all(np.isfinite(value).all() for value in (row["loss"], *model.get_weights())):
-        raise ValueError(
-            f"training diverged in epoch {epoch + 1} (loss {row['loss']}); the checkpoint before it is kept. "
-            f"Try a --learning-rate below {args.learning_rate}, with another --output"
-        )
     row["learning_rate"] = float(model.optimizer.learning_rate)
     row["images_per_s"] = total / (time.perf_counter() - began)
     return row
@@ -368,7 +373,9 @@ def evaluate(model, split) -> dict:
     probabilities = predict_probabilities(model, split.x, min(EVALUATION_BATCH, len(split))).astype(np.float64)
     true = probabilities[np.arange(len(split)), split.y]
     # How many classes are at least as probable; a tie counts against the model.
-    rank = (probabilities >= true[:, None]).sum(axis=1)
+    rank = (~(probabilities < true[:, None])).sum(axis=1)
+    if not np.isfinite(true).all():
+        raise ValueError("the model gives probabilities that are no numbers; its weights are damaged")
     return {
         "accuracy": float((rank <= 1).mean()),
         "top5_accuracy": float((rank <= 5).mean()),
@@ -399,6 +406,14 @@ def _results(model, dataset, split) -> dict:
     }
 
 
+def _recorded_training(folder: Path) -> dict | None:
+    """How the model in `folder` was trained, if its eval_results.json tells."""
+    try:
+        return json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["training"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def evaluate_only(args) -> dict:
     """Measures `args.model` on `args.split` of `args.data`; "training" comes from the model's eval_results.json if any.
 
@@ -416,9 +431,7 @@ def evaluate_only(args) -> dict:
     if tuple(config.id2label.values()) != dataset.labels:
         raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
     results = _results(model or from_pretrained_keras(args.model), dataset, split)
-    recorded = folder / "eval_results.json"
-    if recorded.is_file():
-        results["training"] = json.loads(recorded.read_text(encoding="utf-8")).get("training")
+    results["training"] = _recorded_training(folder)
     return results
 
 
@@ -449,7 +462,8 @@ def _hardware() -> str:
 def _command(args) -> str:
     """The command that makes this run, with the name of the data but not its place on this machine."""
     parts = ["python", "train.py"] + (["--data", Path(args.data).absolute().name] if args.data else [])
-    defaults = parse_args([])
+    defaults = parse_args(["--epochs", str(args.epochs)])
+    defaults.epochs = parse_args([]).epochs
     for name in RECIPE:
         if getattr(args, name) != getattr(defaults, name):
             parts += ["--" + name.replace("_", "-"), str(getattr(args, name))]

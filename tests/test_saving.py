@@ -1,15 +1,12 @@
 """What is saved loads anywhere: other Keras versions, other backends, other huggingface_hub, and no code of ours."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart
 from conftest import ROOT, colour_pictures, tiny_config
 
 import modeling_eanet
@@ -22,36 +19,7 @@ from modeling_eanet import (
     save_pretrained_keras,
 )
 
-CLIENTS = Path(__file__).parent / ".clients"
 PICTURES = colour_pictures(16)[0]
-
-LOAD_WITH_KERAS = """
-import sys, numpy as np, keras
-assert keras.__version__.startswith(sys.argv[4]), keras.__version__
-assert not [name for name in sys.modules if "eanet" in name]
-model = keras.saving.load_model(sys.argv[1], safe_mode=True)
-np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
-"""
-
-LOAD_WITH_HUB = """
-import sys, numpy as np, huggingface_hub
-assert huggingface_hub.__version__ == "0.36.2"
-pictures = np.load(sys.argv[2])
-first, second = (huggingface_hub.from_pretrained_keras(sys.argv[1]) for _ in range(2))
-one = first.predict(pictures, verbose=0)
-assert (one == first.predict(pictures, verbose=0)).all() and (one == second.predict(pictures, verbose=0)).all()
-np.save(sys.argv[3], one)
-
-import tensorflow as tf
-count = sum(int(np.prod(v.shape)) for v in first.trainable_variables)
-assert count == int(sys.argv[4]), count
-with tf.GradientTape() as tape:
-    loss = tf.reduce_mean(first(tf.constant(pictures, tf.float32), training=True)[:, 0])
-assert all(g is not None for g in tape.gradient(loss, first.trainable_variables))
-first.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
-first.fit(pictures, np.zeros(len(pictures)), epochs=1, verbose=0)
-assert np.abs(first.predict(pictures, verbose=0) - one).max() > 0
-"""
 
 LOAD_WITH_OURS = """
 import sys, numpy as np, huggingface_hub
@@ -61,40 +29,6 @@ from modeling_eanet import from_pretrained_keras, predict_probabilities
 model = from_pretrained_keras("user/name", cache_dir=sys.argv[1], local_files_only=True)
 np.save(sys.argv[3], predict_probabilities(model, np.load(sys.argv[2]), 16))
 """
-
-
-def installed(requirement, *options):
-    """A folder that holds `requirement` alone, to put on PYTHONPATH; installed once and kept."""
-    folder = CLIENTS / requirement.replace("==", "-")
-    if not folder.is_dir():
-        part = folder.with_suffix(f".{os.getpid()}.tmp")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(part), *options, requirement]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            shutil.rmtree(part, ignore_errors=True)
-            message = f"{requirement} could not be installed: {done.stderr.strip().splitlines()[-1:]}"
-            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-        part.rename(folder)
-    return folder
-
-
-def run_apart(code, *args, path=None, backend="tensorflow", cwd):
-    """Runs `code` in a process that has none of our code, and returns the array it saved."""
-    out = cwd / "out.npy"
-    np.save(cwd / "in.npy", PICTURES)
-    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHONPATH"))}
-    env |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "HF_HOME": str(cwd / "hf"), "PYTHONPATH": str(path or "")}
-    folder, *rest = map(str, args)
-    done = subprocess.run(
-        [sys.executable, "-c", code, folder, str(cwd / "in.npy"), str(out), *rest],
-        env=env,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return np.load(out)
 
 
 def copy_only(names, source, target):
@@ -115,7 +49,7 @@ def test_keras_loads_the_three_files_alone(backend, tiny_folder, expected, tmp_p
     if backend != "tensorflow":
         pytest.importorskip(backend)
     folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
-    output = run_apart(LOAD_WITH_KERAS, folder, "3.", backend=backend, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_KERAS, folder, "3.", backend=backend, pictures=PICTURES, cwd=tmp_path)
     np.testing.assert_allclose(output, expected, atol=1e-4)
     np.testing.assert_array_equal(output.argmax(axis=1), expected.argmax(axis=1))
 
@@ -125,14 +59,14 @@ def test_the_oldest_keras_we_name_loads_them_too(preset, tmp_path):
     model = build_eanet(EANetConfig.preset(preset))
     save_pretrained_keras(model, tmp_path / "model", saved_model=False)
     path = installed("keras==3.11.3", "--no-deps")
-    output = run_apart(LOAD_WITH_KERAS, tmp_path / "model", "3.11.3", path=path, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_KERAS, tmp_path / "model", "3.11.3", path=path, pictures=PICTURES, cwd=tmp_path)
     np.testing.assert_allclose(output, np.asarray(model(PICTURES)), atol=1e-5)
 
 
 def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expected, tmp_path):
     folder = copy_only(SAVED_MODEL_FILES, tiny_folder, tmp_path / "model")
     path = installed("huggingface_hub==0.36.2")
-    output = run_apart(LOAD_WITH_HUB, folder, tiny_model.count_params(), path=path, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_HUB, folder, tiny_model.count_params(), path=path, pictures=PICTURES, cwd=tmp_path)
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
@@ -145,7 +79,7 @@ def test_ours_loads_from_the_cache_of_older_hub_clients(client, tiny_folder, exp
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     path = installed(f"huggingface_hub=={client}")
-    output = run_apart(LOAD_WITH_OURS, tmp_path / "cache", client, ROOT, path=path, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_OURS, tmp_path / "cache", client, ROOT, path=path, pictures=PICTURES, cwd=tmp_path)
     np.testing.assert_allclose(output, expected, atol=1e-6)
 
 

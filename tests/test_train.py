@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from PIL import Image
 
 import modeling_eanet
 import train
-from data import Split
+from data import Split, load_dataset
 from modeling_eanet import EANetConfig, from_pretrained_keras
 
 EPOCHS, STEPS, PEAK, EMA = 5, 16, 0.01, 0.9
@@ -120,7 +121,10 @@ def finished(colours, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def watched(colours, tmp_path_factory):
-    """The same run once more, watched: weights and learning rate after each step, and the folder after two epochs."""
+    """The same run once more, watched: (folder, weights before and after each step, learning rates).
+
+    Beside the folder is a copy, as it was after two epochs.
+    """
     import keras
 
     folder = tmp_path_factory.mktemp("watched") / "run"
@@ -129,8 +133,9 @@ def watched(colours, tmp_path_factory):
 
     def watch_step(model, *args, **kwargs):
         rates.append(float(model.optimizer.learning_rate))
+        before = model.get_weights()
         result = train_on_batch(model, *args, **kwargs)
-        weights.append(model.get_weights())
+        weights.append((before, model.get_weights()))
         return result
 
     def watch_epoch(checkpoint, history, elapsed):
@@ -336,13 +341,30 @@ def test_another_seed_gives_other_weights(finished, colours, tmp_path, no_saved_
 
 def test_the_saved_weights_are_the_moving_average_and_not_the_last_ones(watched):
     folder, steps, _ = watched
-    average = steps[0]
-    for weights in steps[1:]:
+    average = steps[0][1]
+    for _, weights in steps[1:]:
         average = [EMA * a + (1 - EMA) * w for a, w in zip(average, weights, strict=True)]
     saved = from_pretrained_keras(folder).get_weights()
-    for ours, theirs, last in zip(average, saved, steps[-1], strict=True):
+    for ours, theirs, last in zip(average, saved, steps[-1][1], strict=True):
         np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
         assert not np.array_equal(theirs, last)
+
+
+def test_measuring_the_moving_average_after_an_epoch_leaves_the_weights_alone(watched):
+    _, steps, _ = watched
+    assert len(steps) == EPOCHS * STEPS
+    for (_, after), (before, _) in itertools.pairwise(steps):
+        for one, two in zip(after, before, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_validation_measures_the_moving_average_on_the_pictures_held_out(finished, colours):
+    model = from_pretrained_keras(finished[0])
+    training, validation = load_dataset(str(colours), model.config).carve_validation(0.2, seed=3)
+    assert len(training) == STEPS * 16 and len(validation) == 64
+    history, measured = read_json(finished[0] / "history.json"), train.evaluate(model, validation)
+    assert history["val_accuracy"][-1] == measured["accuracy"]
+    assert history["val_loss"][-1] == pytest.approx(measured["loss"], rel=1e-5)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_0(watched):
@@ -678,17 +700,15 @@ def nan_weights_after_a_last_finite_loss(patch):
     patch.setattr(keras.Model, "train_on_batch", diverge)
 
 
-@pytest.mark.parametrize("divergence", [nan_targets, nan_weights_after_a_last_finite_loss])
-def test_a_diverging_run_stops_and_its_checkpoint_before_that_is_good(
-    finished, two_epochs, colours, divergence, no_saved_model
-):
+def test_a_diverging_run_stops_and_its_checkpoint_before_that_is_good(finished, two_epochs, colours, no_saved_model):
     before = files_in(two_epochs)
-    with pytest.MonkeyPatch.context() as patch:
-        divergence(patch)
-        status, out, err = main("--data", colours, *RECIPE, "--output", two_epochs)
-    line = assert_is_one_error_line(status, err)
-    assert "epoch 3" in line and "--learning-rate below 0.01" in line
-    assert out == "" and files_in(two_epochs) == before
+    for divergence in (nan_targets, nan_weights_after_a_last_finite_loss):
+        with pytest.MonkeyPatch.context() as patch:
+            divergence(patch)
+            status, out, err = main("--data", colours, *RECIPE, "--output", two_epochs)
+        line = assert_is_one_error_line(status, err)
+        assert "epoch 3" in line and "--learning-rate below 0.01" in line
+        assert out == "" and files_in(two_epochs) == before
 
     status, _, err = main("--data", colours, *RECIPE, "--output", two_epochs)
     assert status == 0 and "going on after epoch 2 of 5" in err
@@ -729,11 +749,12 @@ def test_a_run_without_tensorflow_writes_all_but_the_saved_model_and_export_adds
     assert results["accuracy"] > 0.8
     assert_logs_are_the_history(folder)
 
-    before = files_in(folder)
+    before = shutil.copytree(folder, tmp_path / "before")
     assert main("--export", folder) == (0, "", "")
-    after = files_in(folder)
-    assert after.keys() == ARTEFACTS
-    assert all(after[name] == content for name, content in before.items() if name != "model.weights.h5")
+    assert files_in(folder).keys() == ARTEFACTS
+    assert_same_weights(folder, before)
+    for name in ("checkpoint.npz", "history.json", "eval_results.json", "settings.json"):
+        assert (folder / name).read_bytes() == (before / name).read_bytes()
 
     record = pickle.loads((colours / "test").read_bytes())
     x = record[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).astype(np.float32)
