@@ -374,8 +374,6 @@ def evaluate(model, split) -> dict:
     true = probabilities[np.arange(len(split)), split.y]
     # How many classes are at least as probable; a tie counts against the model.
     rank = (~(probabilities < true[:, None])).sum(axis=1)
-    if not np.isfinite(true).all():
-        raise ValueError("the model gives probabilities that are no numbers; its weights are damaged")
     return {
         "accuracy": float((rank <= 1).mean()),
         "top5_accuracy": float((rank <= 5).mean()),
@@ -392,8 +390,11 @@ def _results(model, dataset, split) -> dict:
         import tensorflow as tf
 
         versions["tensorflow"] = tf.__version__
+    measures = evaluate(model, split)
+    if not np.isfinite(measures["loss"]):
+        raise ValueError("the model gives probabilities that are no numbers; its weights are damaged")
     return {
-        **evaluate(model, split),
+        **measures,
         "dataset": {
             "id": dataset.id,
             "name": f"{dataset.name} ({split.note})" if split.note else dataset.name,

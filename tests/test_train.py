@@ -609,6 +609,14 @@ def test_evaluating_a_split_that_is_not_there_is_an_error(finished, tmp_path):
     assert f"--split test: --data {tmp_path} has no such split" in assert_is_one_error_line(status, err)
 
 
+def test_evaluating_weights_that_are_no_numbers_is_an_error(finished, colours, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        file.visititems(lambda name, item: item.write_direct(item[()] * np.nan) if isinstance(item, h5py.Dataset) else None)
+    status, out, err = main("--evaluate-only", "--model", folder, "--data", colours)
+    assert "its weights are damaged" in assert_is_one_error_line(status, err) and out == ""
+
+
 def test_bad_arguments_are_reported_before_tensorflow_is_imported(finished, colours, tmp_path):
     other = write_official(tmp_path / "other", labels=("red", "green", "violet"))
     (tmp_path / "thesis.tex").write_text("mine")
