@@ -635,16 +635,20 @@ def from_pretrained_keras(
             raise FileNotFoundError(f"{repo_id}: no such model folder, and no Hub repository is called so (user/name)")
         from huggingface_hub import snapshot_download
 
-        directory = Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+        try:
+            directory = Path(
+                snapshot_download(
+                    repo_id,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_dir,
+                    local_files_only=local_files_only,
+                    allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                )
             )
-        )
+        except (OSError, ValueError) as error:
+            reason = f"no such folder, and no repository that the Hub gives ({_first_line(error)})"
+            raise OSError(f"{repo_id}: {reason}") from error
     config = EANetConfig.from_json_file(directory / CONFIG_FILE)
     weights = directory / WEIGHTS_FILE
     if not weights.is_file():

@@ -111,6 +111,11 @@ def test_what_is_neither_folder_nor_repository_is_said(name):
         from_pretrained_keras(name)
 
 
+def test_a_repository_that_the_hub_does_not_give_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"runs/nope: no such folder, and no repository that the Hub gives \(.+\)$"):
+        from_pretrained_keras("runs/nope", cache_dir=tmp_path, local_files_only=True)
+
+
 def test_both_halves_of_the_config_are_one_model(tiny_folder):
     """Ours is read from the top, Keras' own from the rest; neither may say what the other does not."""
     written = json.loads((tiny_folder / "config.json").read_text())
