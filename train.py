@@ -13,6 +13,7 @@ under logs/, history.json, eval_results.json, settings.json and checkpoint.npz, 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -35,12 +36,13 @@ from modeling_eanet import (
     from_pretrained_keras,
     predict_probabilities,
     save_pretrained_keras,
+    weights_checksum,
     write_json,
 )
 
 # What makes two runs the same run. The rest of the options may change between a run and its resumption.
 RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay", "warmup_epochs")
-RECIPE += ("label_smoothing", "ema", "precision")
+RECIPE += ("label_smoothing", "ema", "precision", "init_from")
 EVALUATION_BATCH = 500
 
 
@@ -54,7 +56,7 @@ def parse_args(argv=None):
 
     parser.add_argument("--data", metavar="PATH", help="CIFAR-100 as a folder or tarball, or a folder of class folders; "
                         "without it CIFAR-100 is downloaded")  # fmt: skip
-    add("--preset", str, "small", "architecture, one of " + ", ".join(PRESETS), metavar="NAME")
+    parser.add_argument("--preset", metavar="NAME", help=f"architecture, one of {', '.join(PRESETS)} (default: small)")
     add("--epochs", _whole, 75, "passes over the training pictures", metavar="N")
     add("--batch-size", _whole, 128, "pictures a step", metavar="N")
     add("--seed", _seed, 0, "of weights, order, augmentation and validation split", metavar="N")
@@ -66,6 +68,8 @@ def parse_args(argv=None):
     add("--label-smoothing", _fraction, 0.1, "of the training loss", metavar="X")
     add("--ema", _fraction, 0.998, "momentum of the moving average of the weights; that average is shipped", metavar="X")
     add("--precision", str, "float32", "float32 or mixed_bfloat16", choices=("float32", "mixed_bfloat16"))
+    parser.add_argument("--init-from", metavar="DIR_OR_REPO", help="begin with the weights, and the architecture, of this "
+                        "model; a classifier for other classes begins anew")  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
     parser.add_argument("--resume", action="store_true", help="insist on an earlier run to go on with")
     parser.add_argument("--evaluate-only", action="store_true", help="print the results of --model as JSON")
@@ -73,7 +77,11 @@ def parse_args(argv=None):
     parser.add_argument("--split", choices=("train", "test"), default="test", help="split to evaluate (default: test)")
     parser.add_argument("--export", metavar="DIR", help="add the SavedModel to this run folder, and do nothing else")
     args = parser.parse_args(argv)
-    if args.preset not in PRESETS:
+    if args.preset and args.init_from:
+        parser.error("--preset: does not go with --init-from, which brings its architecture; leave one of them out")
+    if not args.init_from:
+        args.preset = args.preset or "small"
+    if args.preset and args.preset not in PRESETS:
         parser.error(f"--preset {args.preset}: must be one of {', '.join(PRESETS)}")
     if args.warmup_epochs is None:
         args.warmup_epochs = min(2.0, args.epochs / 10)
@@ -81,7 +89,7 @@ def parse_args(argv=None):
         parser.error(f"--warmup-epochs {args.warmup_epochs}: must be below --epochs {args.epochs}")
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
-    args.output = Path(args.output or f"runs/{args.preset}")
+    args.output = Path(args.output or f"runs/{args.preset or 'tuned'}")
     return args
 
 
@@ -115,7 +123,8 @@ def train(args) -> dict:
         ValueError, OSError: bad data, an output folder of another run, a loss that is no number, a full disk. Checkpoint
             and artefacts saved before are untouched.
     """
-    config = EANetConfig.preset(args.preset)
+    start_model = from_pretrained_keras(args.init_from) if args.init_from else None
+    config = start_model.config if start_model else EANetConfig.preset(args.preset)
     recipe = {name: getattr(args, name) for name in RECIPE}
     resuming = _check_output(args, recipe)
     dataset = load_dataset(args.data, config)
@@ -128,9 +137,10 @@ def train(args) -> dict:
 
     keras.utils.set_random_seed(args.seed)
     keras.config.set_dtype_policy(args.precision)
-    config = EANetConfig.preset(args.preset, id2label=dataset.labels)
-    model = build_eanet(config)
-    batches = Batches(training, config.num_classes, args.batch_size, args.seed)
+    model = build_eanet(dataclasses.replace(config, id2label=dataset.labels))
+    if start_model:
+        _begin_with(model, start_model)
+    batches = Batches(training, len(dataset.labels), args.batch_size, args.seed)
     model.compile(
         optimizer=_optimizer(args, model, steps_per_epoch=len(batches)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),
@@ -184,6 +194,8 @@ def train(args) -> dict:
             "seed": args.seed,
             "epochs": args.epochs,
             "num_images": len(training),
+            "init_from": _name(args.init_from),
+            "final_loss": history["loss"][-1],
             "wall_time_s": round(elapsed, 1),
             "hardware": _hardware(),
             "date": time.strftime("%Y-%m-%d"),
@@ -234,6 +246,16 @@ def _optimizer(args, model, steps_per_epoch):
     # Decay pulls weights towards 0, which is no place for a norm's scale.
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     return optimizer
+
+
+def _begin_with(model, other) -> None:
+    """Takes over the weights of `other`, layer by layer; the classifier only if it is for the same classes."""
+    same = model.config.id2label == other.config.id2label
+    for layer in model.layers:
+        if same or layer.name != "classifier":
+            layer.set_weights(other.get_layer(layer.name).get_weights())
+    if not same:
+        print(f"the classifier begins anew, for {model.config.num_classes} classes", file=sys.stderr)
 
 
 def _reseed(model, seed, epoch) -> None:
@@ -401,7 +423,11 @@ def _results(model, dataset, split) -> dict:
             "split": split.name,
             "note": split.note,
         },
-        "model": {"preset": model.config.preset_name, "parameters": model.count_params()},
+        "model": {
+            "preset": model.config.preset_name,
+            "parameters": model.count_params(),
+            "weights_crc32": weights_checksum(model),
+        },
         "training": None,
         "versions": versions,
     }
@@ -462,13 +488,19 @@ def _hardware() -> str:
 
 def _command(args) -> str:
     """The command that makes this run, with the name of the data but not its place on this machine."""
-    parts = ["python", "train.py"] + (["--data", Path(args.data).absolute().name] if args.data else [])
+    parts = ["python", "train.py"] + (["--data", _name(args.data)] if args.data else [])
     defaults = parse_args(["--epochs", str(args.epochs)])
     defaults.epochs = parse_args([]).epochs
     for name in RECIPE:
-        if getattr(args, name) != getattr(defaults, name):
-            parts += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+        if getattr(args, name) not in (None, getattr(defaults, name)):
+            value = _name(args.init_from) if name == "init_from" else str(getattr(args, name))
+            parts += ["--" + name.replace("_", "-"), value]
     return shlex.join(parts)
+
+
+def _name(path: str | None) -> str | None:
+    """A file or folder without its place on this machine; anything else, a Hub repository say, as it is."""
+    return Path(path).absolute().name if path and Path(path).exists() else path
 
 
 def _clock(seconds: float) -> str:

@@ -1,0 +1,502 @@
+"""Brings a run to the Hugging Face Hub and back.
+
+    python push_to_hub.py push runs/small --repo-id USER/NAME --dry-run     what would go up, and the card's diff
+    python push_to_hub.py push runs/small --repo-id USER/NAME               one commit: artefacts, logs, code and card
+    python push_to_hub.py pull --repo-id USER/NAME --to DIR                 the repository as a folder
+    python push_to_hub.py card runs/small --repo-id USER/NAME               write the card into the run's folder only
+
+A push that changes nothing makes no commit. The token is that of `hf auth login`, or HF_TOKEN; HF_ENDPOINT, HF_HOME and
+HF_HUB_OFFLINE mean what they mean to huggingface_hub.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is imported
+
+import numpy as np
+
+from model_card import CARD, build_card, split_card
+from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, EANetConfig, from_pretrained_keras, weights_checksum, write_json
+
+ROOT = Path(__file__).resolve().parent
+# All that ever goes up, as patterns of whole paths. Out of the run's folder:
+ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
+             "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
+MEASURED = ("eval_results.json", "history.json")
+LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
+EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "samples/*.jpg", "samples/*.md", "samples/*.py",
+          "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py", "eanet_cifar100.ipynb",
+          ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
+# Out of the folder of this program:
+CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "model_card.py", "card_template.md", "push_to_hub.py",
+        "handler.py", "requirements.txt", "LICENSE")  # fmt: skip
+MANAGED = (*ARTEFACTS, *MEASURED, *LOGS, *EXTRAS, *CODE, CARD)
+# An earlier push, of ours or by other means, may have left these; they would belong to other weights.
+STALE = ("variables/*", "logs/*", "assets/*")
+
+TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+ATTEMPTS = 4
+PULLED = ".pulled.json"
+
+
+class HubError(Exception):
+    """What the Hub answers, or that it does not; one line, exit status 1."""
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        prog="push_to_hub.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|card")
+    push = commands.add_parser("push", help="bring a run to the Hub, in one commit")
+    pull = commands.add_parser("pull", help="bring a repository of the Hub here")
+    card = commands.add_parser("card", help="write the card into the run's folder")
+    for command in (push, card):
+        command.add_argument("run", metavar="RUN_DIR", help="folder that train.py wrote, or . for this repository")
+        command.add_argument("--new-card", action="store_true", help="a new card, out of card_template.md")
+    for command in (push, pull, card):
+        command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
+    for command, what in ((push, "branch to push to; made if it is not there"), (pull, "branch, tag or commit")):
+        command.add_argument("--revision", default="main", metavar="REV", help=f"{what} (default: main)")
+    push.add_argument("--private", action="store_true", help="a new repository is private")
+    push.add_argument("--message", metavar="TEXT", help="of the commit")
+    push.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    pull.add_argument("--to", required=True, type=Path, metavar="DIR", help="new or empty folder, or one of an earlier pull")
+    part = pull.add_mutually_exclusive_group()
+    part.add_argument("--logs-only", action="store_true", help="the TensorBoard logs alone")
+    part.add_argument("--weights-only", action="store_true", help="the model alone, in both formats")
+    return parser.parse_args(argv)
+
+
+def _repo_id(text: str) -> str:
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        text = ""
+    if text.count("/") != 1:
+        raise argparse.ArgumentTypeError("must be USER/NAME, of letters, digits, '-', '_' and '.'")
+    return text
+
+
+# --------------------------------------------------------------------------------------------------------- the stage
+
+
+def stage_run(run: Path, stage: Path) -> dict:
+    """Copies what goes up, but for the card, into the empty folder `stage`, and checks that it belongs together.
+
+    Returns:
+        The content of `eval_results.json`.
+
+    Raises:
+        ValueError: `run` holds no complete run, files of two runs, a link out of the folder, or a token.
+    """
+    if not run.is_dir():
+        raise ValueError(f"RUN_DIR {run}: no such folder")
+    for root, patterns in ((run, (*ARTEFACTS, *MEASURED, *LOGS, *EXTRAS)), (ROOT, CODE)):
+        for name in _listed(root, patterns):
+            if not (root / name).resolve().is_relative_to(root.resolve()):
+                raise ValueError(f"{root / name}: is a link to a place outside {root}; put the file itself there, or remove it")
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, stage / name)
+    if not any((stage / name).exists() for name in KERAS_FILES):
+        raise ValueError(f"RUN_DIR {run}: holds no model; `python train.py --output {run}` makes one")
+    for name in (*KERAS_FILES, *SAVED_MODEL_FILES, "eval_results.json"):
+        if not (stage / name).exists():
+            mend = f"`python train.py --export {run}` adds it" if name in SAVED_MODEL_FILES else "train it to its end"
+            raise ValueError(f"RUN_DIR {run}: {name} is missing; {mend}")
+    for file in sorted(p for p in stage.rglob("*") if p.is_file()):
+        _check_no_token(file.read_bytes(), run / file.relative_to(stage))
+    try:
+        results = json.loads((stage / "eval_results.json").read_text(encoding="utf-8"))
+        results["accuracy"], results["dataset"]["id"], results["model"]["parameters"], results["training"]  # noqa: B018
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"RUN_DIR {run}: its eval_results.json is damaged; `train.py --evaluate-only` writes one") from None
+    _check_one_run(run, stage, results)
+    return results
+
+
+def _listed(root: Path, patterns) -> list[str]:
+    names = {path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+    return sorted(names)
+
+
+def _check_no_token(content: bytes, name) -> None:
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if TOKEN.search(content) or (token and token.encode() in content):
+        raise ValueError(f"{name}: holds a Hub token; take it out, and revoke it if the file was ever shared")
+
+
+def _check_one_run(run: Path, stage: Path, results: dict) -> None:
+    """Weights, SavedModel, results, history and logs must be of one run: a mix would put one's numbers on another's weights."""
+
+    def same(ok, name, other):
+        if not ok:
+            raise ValueError(
+                f"RUN_DIR {run}: {name} and {other} are of different runs; `python train.py --export` and "
+                "`--evaluate-only` make them anew"
+            )
+
+    model = from_pretrained_keras(stage)
+    same(results["model"].get("weights_crc32") == weights_checksum(model), "model.weights.h5", "eval_results.json")
+    same(_saved_model_arrays(stage) == sorted(_digest(w) for w in model.get_weights()), "model.weights.h5", "variables/")
+    history = None
+    with contextlib.suppress(OSError, ValueError):
+        history = json.loads((stage / "history.json").read_text(encoding="utf-8"))
+    training = results["training"]
+    if history is not None and training is not None:
+        of_run = len(history["loss"]) == training["epochs"] and history["loss"][-1] == training.get("final_loss")
+        same(of_run, "history.json", "eval_results.json")
+    for split, key in (("train", "loss"), ("validation", "val_loss")):
+        for file in sorted((stage / "logs" / split).glob("*tfevents*")) if history is not None else []:
+            logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
+            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", "history.json")
+
+
+def _digest(array) -> tuple:
+    array = np.ascontiguousarray(array)
+    return array.shape, hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def _saved_model_arrays(folder: Path) -> list:
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        kinds = reader.get_variable_to_dtype_map().items()
+        floats = [name for name, kind in kinds if kind == tf.float32 and name.startswith("variables/")]
+        return sorted(_digest(reader.get_tensor(name)) for name in floats)
+    except (tf.errors.OpError, ValueError) as error:
+        raise ValueError(f"variables/: cannot be read ({str(error).splitlines()[0]}); `train.py --export` mends it") from None
+
+
+def _logged(file: Path, tag: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.tag == tag:
+                found.append(value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------- push
+
+
+def push(args) -> None:
+    from huggingface_hub import HfApi, get_token
+
+    run = Path(args.run)
+    with tempfile.TemporaryDirectory(prefix="eanet-push-") as folder:
+        stage = Path(folder)
+        print(f"checking {run} …", file=sys.stderr)
+        results = stage_run(run, stage)
+        if get_token() is None:
+            raise ValueError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+        api, late = HfApi(library_name="eanet"), False
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return _push_once(api, args, run, stage, results, again=late)
+            except Exception as error:
+                late = True
+                _wait_or_raise(error, attempt, args.repo_id)
+
+
+def _push_once(api, args, run, stage, results, again) -> None:
+    """Everything that asks the Hub. It may be run again from its start: what the Hub has already is not sent twice."""
+    head, private = _head(api, args.repo_id, args.revision)
+    if private is False and args.private:
+        raise ValueError(f"--private: {args.repo_id} is public already; leave --private out, or change it in its settings")
+    if private is None and not args.dry_run:
+        api.create_repo(args.repo_id, private=args.private, exist_ok=True)
+    if head is None and not args.dry_run:
+        if args.revision != "main":
+            api.create_branch(args.repo_id, branch=args.revision, exist_ok=True)
+        head, _ = _head(api, args.repo_id, args.revision)
+    listing = api.list_repo_tree(args.repo_id, recursive=True, revision=head) if head else []
+    theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}  # files, not folders
+    old_card = _card_of(api, args.repo_id, head) if CARD in theirs else None
+    write_card(args, run, stage, results, old_card)
+    ours = {p.relative_to(stage).as_posix(): p for p in stage.rglob("*") if p.is_file()}
+    sent = {name: path for name, path in sorted(ours.items()) if not _is_there(path, theirs.get(name))}
+    gone = [name for name in sorted(theirs) if name not in ours and _matches(name, (*MANAGED, *STALE))]
+    url = f"{api.endpoint}/{args.repo_id}"
+    if args.dry_run:
+        return _describe(args, ours, theirs, sent, gone, old_card, stage, url)
+    if not sent and not gone:
+        print(f"{url} is up to date with {run}: nothing to push\ncommit {head}")
+        return
+    commit = _commit(api, args, sent, gone, head)
+    print(f"pushed {run} to {url}" + (f" (branch {args.revision})" if args.revision != "main" else ""))
+    _print_changes(sent, gone, theirs)
+    print(f"commit {commit.oid}")
+
+
+def _head(api, repo_id, revision):
+    """(commit of the revision or None, whether the repository is private or None if there is none)."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = api.model_info(repo_id, revision=revision)
+        return info.sha, bool(info.private)
+    except RevisionNotFoundError:
+        return None, bool(api.model_info(repo_id).private)
+    except RepositoryNotFoundError as error:
+        if _status(error) == 401:  # the Hub says so of a bad token too
+            api.whoami()
+        return None, None
+
+
+def _card_of(api, repo_id, revision) -> str:
+    path = api.hf_hub_download(repo_id, CARD, revision=revision)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def write_card(args, run: Path, stage: Path, results: dict, theirs: str | None) -> None:
+    """Writes the card into `stage`: the Hub's brought up to date, else the run's own, else a new one."""
+    base, where = theirs, f"{CARD} of {args.repo_id} on the Hub"
+    if base is None and (run / CARD).is_file():
+        base, where = (run / CARD).read_text(encoding="utf-8"), str(run / CARD)
+    text = build_card(None if args.new_card else base, stage, results, args.repo_id, where=where)
+    _check_no_token(text.encode(), where)
+    split_card(text)
+    (stage / CARD).write_text(text, encoding="utf-8")
+
+
+def _is_there(path: Path, file) -> bool:
+    if file is None:
+        return False
+    content = path.read_bytes()
+    if file.lfs is not None:
+        return file.lfs.sha256 == hashlib.sha256(content).hexdigest()
+    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git counts it
+
+
+def _matches(name: str, patterns) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _commit(api, args, sent, gone, head):
+    """One commit, atomic and on top of `head` alone. `upload_folder` of newer clients may make several of a push."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations = [CommitOperationAdd(name, str(path)) for name, path in sent.items()]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+    try:
+        return api.create_commit(
+            args.repo_id,
+            operations,
+            commit_message=args.message or f"Push {Path(args.run).resolve().name or 'model'} with push_to_hub.py",
+            revision=args.revision,
+            parent_commit=head,
+        )
+    except Exception as error:
+        if _status(error) == 412:
+            raise HubError(
+                f"{args.repo_id} has a newer commit than the one this push began from, and nothing was published; "
+                "run the same command again to push on top of it (--dry-run shows what would change)"
+            ) from None
+        raise
+
+
+def _describe(args, ours, theirs, sent, gone, old_card, stage, url) -> None:
+    print(f"dry run: {'one commit' if sent or gone else 'no commit'} to {url} (branch {args.revision})")
+    for name, path in sorted(ours.items()):
+        state = "new" if name not in theirs else "changed" if name in sent else "unchanged"
+        print(f"  {state:9} {path.stat().st_size:>10,} bytes  {name}")
+    for name in gone:
+        print(f"  {'delete':9} {theirs[name].size:>10,} bytes  {name}")
+    new = (stage / CARD).read_text(encoding="utf-8")
+    diff = difflib.unified_diff((old_card or "").splitlines(), new.splitlines(), "card on the Hub", "card to push", lineterm="")
+    print("\n".join(diff))
+
+
+def _print_changes(sent, gone, theirs) -> None:
+    for name in sent:
+        print(f"  {'changed' if name in theirs else 'new':8} {name}")
+    for name in gone:
+        print(f"  {'deleted':8} {name}")
+
+
+def card(args) -> None:
+    """Writes the card into the run's folder, through a temporary name."""
+    run = Path(args.run)
+    with tempfile.TemporaryDirectory(prefix="eanet-card-") as folder:
+        stage = Path(folder)
+        write_card(args, run, stage, stage_run(run, stage), None)
+        temporary = run / f".{CARD}.{os.getpid()}.tmp"
+        try:
+            shutil.copyfile(stage / CARD, temporary)
+            os.replace(temporary, run / CARD)
+        finally:
+            temporary.unlink(missing_ok=True)
+    print(f"wrote {run / CARD}")
+
+
+# --------------------------------------------------------------------------------------------------------------- pull
+
+
+def pull(args) -> None:
+    from huggingface_hub import snapshot_download
+
+    to, wanted = args.to, None
+    if args.logs_only:
+        wanted = ["logs/*"]
+    elif args.weights_only:
+        wanted = [*ARTEFACTS, "eval_results.json"]
+    before = _pulled_before(to, args.repo_id)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            snapshot = Path(snapshot_download(args.repo_id, revision=args.revision, allow_patterns=wanted))
+            break
+        except Exception as error:
+            _wait_or_raise(error, attempt, args.repo_id)
+    names = sorted(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file())
+    names = [name for name in names if wanted is None or _matches(name, wanted)]  # the cache may hold more
+    if not names:
+        raise ValueError(f"--repo-id {args.repo_id}: holds no {'logs' if args.logs_only else 'model'} at {args.revision}")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    files = {}
+    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:  # beside it, so that moving is a rename
+        stage = Path(folder)
+        for name in names:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, stage / name)
+            files[name] = hashlib.sha256((stage / name).read_bytes()).hexdigest()
+        for name in names:
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(stage / name, to / name)
+    gone = [name for name in before if name not in files] if wanted is None else []
+    for name in gone:
+        (to / name).unlink(missing_ok=True)
+    kept = {} if wanted is None else before
+    write_json(to / PULLED, {"repo_id": args.repo_id, "commit": snapshot.name, "files": {**kept, **files}})
+    changed = [name for name in names if before.get(name) != files[name]]
+    print(f"pulled {args.repo_id} at commit {snapshot.name} to {to}: {len(names)} files, {len(changed)} new or changed"
+          + (f", {len(gone)} deleted" if gone else ""))  # fmt: skip
+
+
+def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
+    """SHA-256 by name of what an earlier pull put into `to`. Raises ValueError where a pull would lose something."""
+    if to.exists() and not to.is_dir():
+        raise ValueError(f"--to {to}: is a file, not a folder")
+    if not to.is_dir() or not any(to.iterdir()):
+        return {}
+    try:
+        record = json.loads((to / PULLED).read_text(encoding="utf-8"))
+        files = dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(f"--to {to}: is not empty and no folder of an earlier pull; name another") from None
+    if record["repo_id"] != repo_id:
+        raise ValueError(f"--to {to}: was pulled from {record['repo_id']}, not from {repo_id}; name another folder")
+    for name, sha256 in files.items():
+        path = to / name
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            raise ValueError(f"--to {to}: {name} was changed since it was pulled; move it away, or name another folder")
+    return files
+
+
+# -------------------------------------------------------------------------------------------------- errors of the Hub
+
+
+def _status(error) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _connection_failed(error) -> bool:
+    """Clients raise the errors of requests, of httpx or of their Xet library; their names tell more than their bases."""
+    names = {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
+    return bool(names & {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ChunkedEncodingError",
+                         "ProtocolError", "XetError", "IncompleteRead", "LocalEntryNotFoundError"})  # fmt: skip
+
+
+def _wait_or_raise(error: Exception, attempt: int, repo_id: str) -> None:
+    """Waits before another attempt at what may pass; raises what will not, as one line."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, (HubError, OfflineModeIsEnabled)) or (isinstance(error, ValueError) and _status(error) is None):
+        if not _connection_failed(error) or isinstance(error, OfflineModeIsEnabled):
+            raise error
+    status = next((s for s in map(_status, _chain(error)) if s is not None), None)
+    passing = status in (408, 425, 429) or (status or 0) >= 500 or (status is None and _connection_failed(error))
+    if not passing or attempt == ATTEMPTS:
+        raise HubError(_explain(error, status, repo_id)) from error
+    wait = _retry_after(error) or 2 ** (attempt - 1)
+    print(f"{_explain(error, status, repo_id)}; trying again in {wait:.0f} s", file=sys.stderr)
+    time.sleep(wait)
+
+
+def _retry_after(error) -> float | None:
+    for cause in _chain(error):
+        value = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After")
+        if value and re.fullmatch(r"\d+(\.\d+)?", value):
+            return min(float(value), 300.0)
+    return None
+
+
+def _explain(error, status, repo_id) -> str:
+    said = next((m for m in (getattr(e, "server_message", None) for e in _chain(error)) if m), None)
+    said = said or next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reasons = {
+        401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
+        403: f"the token has no right to do this (403); it needs the role write for {repo_id.split('/')[0]}",
+        404: "no such repository or revision, or it is private (404); check --repo-id and --revision",
+        409: "the Hub reports a conflict (409); run the same command again",
+        429: "the Hub answers that there were too many requests (429)",
+    }
+    if status in reasons:
+        return f"{repo_id}: {reasons[status]}"
+    if status is not None and status >= 500:
+        return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
+    if status is None and _connection_failed(error):
+        return f"{repo_id}: the connection to the Hub failed ({said})"
+    return f"{repo_id}: the Hub refused ({status or type(error).__name__}: {said})"
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    code = 0
+    try:
+        {"push": push, "pull": pull, "card": card}[args.command](args)
+    except (HubError, ValueError, OSError, ImportError) as error:
+        code = 1 if isinstance(error, HubError) else 2
+        print(f"push_to_hub.py: error: {_without_token(' '.join(str(error).split()))}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        print("\npush_to_hub.py: stopped; what was not committed is not on the Hub. The same command goes on", file=sys.stderr)
+    return code
+
+
+def _without_token(text: str) -> str:
+    from huggingface_hub import get_token
+
+    text = TOKEN.sub(b"hf_***", text.encode()).decode()
+    return text.replace(get_token() or "\0", "hf_***")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
