@@ -1,7 +1,7 @@
 """Hugging Face Inference Endpoints: https://huggingface.co/docs/inference-endpoints/guides/custom_handler
 
-    {"inputs": "<base64 of a picture>", "parameters": {"top_k": 3}}      -> [{"label": "cat", "score": 0.9}, ...]
-    {"inputs": ["<base64>", "<base64>"]}                                 -> a list of such lists, one per picture
+{"inputs": "<base64 of a picture>", "parameters": {"top_k": 3}}      -> [{"label": "cat", "score": 0.9}, ...]
+{"inputs": ["<base64>", "<base64>"]}                                 -> a list of such lists, one per picture
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The model card: what a run measured goes in, every word a person wrote stays.
 
-A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run; `REGIONS` has
-them all. In the front matter `model-index` and `datasets` follow the run; keys that are missing are added, the rest, comments
-included, is left as it is. The repository's name is kept right inside the fenced code.
+A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run; `REGIONS`
+has them all. In the front matter `model-index` and `datasets` follow the run; keys that are missing are added; the rest,
+comments included, is left as it is. The repository's name is kept right inside the fenced code.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: 
     claim = re.search(r"CIFAR.*", words, re.IGNORECASE)
     if claim and results["dataset"]["id"] != "uoft-cs/cifar100":
         raise ValueError(
-            f"{where}: says \"{claim[0][:40]}\", and this model was trained on {results['dataset']['name']}; edit that card, "
+            f'{where}: says "{claim[0][:40]}", and this model was trained on {results["dataset"]["name"]}; edit it, '
             "push to another --repo-id, or begin a new card with --new-card"
         )
     return f"---\n{head}---\n{body}"
@@ -128,23 +128,23 @@ def _is_of_others(result) -> bool:
 
 def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
     data = yaml.safe_load(head) or {}
-    entries = {"model-index": model_index(data.get("model-index"), results, repo_id)}
-    dataset = [results["dataset"]["id"]] if results["dataset"]["id"] else None
-    if data.get("datasets") != dataset:
-        entries["datasets"] = dataset
-    defaults = {
+    entries = {
         "language": "en",
         "license": "apache-2.0",
         "library_name": "keras",
         "pipeline_tag": "image-classification",
         "metrics": ["accuracy"],
     }
-    entries |= {key: value for key, value in defaults.items() if key not in data}
+    entries = {key: value for key, value in entries.items() if key not in data}
     tags = data.get("tags") or []
     if not isinstance(tags, list):
         raise ValueError(f"{where}: tags must be a list; mend it there")
     if not set(TAGS) <= set(tags):
         entries["tags"] = tags + [tag for tag in TAGS if tag not in tags]
+    dataset = [results["dataset"]["id"]] if results["dataset"]["id"] else None
+    if data.get("datasets") != dataset:
+        entries["datasets"] = dataset
+    entries["model-index"] = model_index(data.get("model-index"), results, repo_id)
     for key, value in entries.items():
         head = _with_key(head, key, value)
     return head
@@ -229,7 +229,8 @@ def _samples(results, config, folder) -> str:
 def _architecture(results, config, folder) -> str:
     side, rows = config.image_size // config.patch_size, ["| Part | Output |", "| --- | --- |"]
     rows.append(f"| Raw pixels, normalised in the model | {config.image_size}×{config.image_size}×3 |")
-    stem = "3×3 convolutions" if config.tokenizer == "conv" else f"{config.patch_size}×{config.patch_size} patches, projected"
+    patch = f"{config.patch_size}×{config.patch_size}"
+    stem = "3×3 convolutions" if config.tokenizer == "conv" else f"{patch} patches, projected"
     rows.append(f"| {stem} | {side * side} tokens of {config.embed_dims[0]} |")
     parts = zip(config.embed_dims, config.depths, config.num_heads, config.slots, strict=True)
     for stage, (dim, depth, heads, slots) in enumerate(parts):

@@ -78,15 +78,14 @@ class EANetConfig:
             values and the output projection. `fold` turns the first into the second.
         head_dims: width of a head's query, per stage; only read when `shared_memory` is True.
         mlp_ratio: hidden width of the MLP over the width of the tokens.
-        depthwise_kernel: side of the depthwise convolution before the attention of each block; 0 for none.
+        depthwise_kernel: side of the depthwise convolution inside the MLP of each block; 0 for none.
         position_embedding: learned position embedding, added by the "patch" tokenizer.
-        final_norm: LayerNormalization before the global average pooling.
+        norm: "layer" or "batch", before the attention and the MLP of each block; "none" is what `fold` makes of "batch".
+        final_norm: one more norm before the global average pooling.
         activation: of the MLP and of the convolutional stem, one of `ACTIVATIONS`.
         attention_dropout, projection_dropout, mlp_dropout: dropout rates in [0, 1).
         drop_path: rate of stochastic depth at the last block, growing linearly from 0 at the first; in [0, 1).
-        norm_affine: scale and shift in every LayerNormalization. Each stands before a linear layer that can do the same, so
-            they add no function, and on a CPU they take half of the normalisation's time.
-        layer_norm_epsilon: epsilon of every LayerNormalization.
+        norm_epsilon: added to the variance by every norm.
         id2label: class index to class name, 0 to num_classes - 1; a sequence of names is taken too.
         input_range: scale of the pixels that go in; the model normalises by itself.
         pixel_mean, pixel_std: per channel (RGB), on that scale.
@@ -108,14 +107,14 @@ class EANetConfig:
     mlp_ratio: float = 2.0
     depthwise_kernel: int = 3
     position_embedding: bool = False
+    norm: str = "batch"
     final_norm: bool = True
-    activation: str = "silu"
+    activation: str = "relu"
     attention_dropout: float = 0.0
     projection_dropout: float = 0.0
     mlp_dropout: float = 0.0
     drop_path: float = 0.0
-    norm_affine: bool = False
-    layer_norm_epsilon: float = 1e-5
+    norm_epsilon: float = 1e-3
     id2label: dict[int, str] = dataclasses.field(default=CIFAR100_LABELS, hash=False)
     input_range: tuple[float, float] = (0.0, 255.0)
     pixel_mean: tuple[float, float, float] = CIFAR100_MEAN
@@ -168,12 +167,12 @@ class EANetConfig:
             "goes with the patch tokenizer; convolutions see positions by themselves",
         )
         need(isinstance(self.final_norm, bool), "final_norm", "must be true or false")
-        need(isinstance(self.norm_affine, bool), "norm_affine", "must be true or false")
+        need(self.norm in NORMS, "norm", f"must be one of {', '.join(NORMS)}")
         need(self.activation in ACTIVATIONS, "activation", f"must be one of {', '.join(ACTIVATIONS)}")
         for name in ("attention_dropout", "projection_dropout", "mlp_dropout", "drop_path"):
             value = getattr(self, name)
             need(number(value) and 0 <= value < 1, name, "must be a rate in [0, 1)")
-        need(number(self.layer_norm_epsilon) and self.layer_norm_epsilon > 0, "layer_norm_epsilon", "must be above 0")
+        need(number(self.norm_epsilon) and self.norm_epsilon > 0, "norm_epsilon", "must be above 0")
         for name, count in (("input_range", 2), ("pixel_mean", 3), ("pixel_std", 3)):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and len(value) == count and all(number(v) for v in value)
@@ -264,8 +263,9 @@ PRESETS = {
         mlp_ratio=1.0,
         depthwise_kernel=0,
         position_embedding=True,
+        norm="layer",
+        norm_epsilon=1e-5,
         final_norm=False,
-        norm_affine=True,
         activation="gelu_tanh",
         attention_dropout=0.2,
         projection_dropout=0.2,
@@ -283,6 +283,7 @@ PRESETS = {
         drop_path=0.1,
     ),
 }
+NORMS = ("layer", "batch", "none")
 ACTIVATIONS = ("relu", "silu", "gelu", "gelu_tanh")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 
@@ -341,23 +342,19 @@ def build_eanet(config: EANetConfig):
     inputs = keras.Input((config.image_size, config.image_size, 3), name="image")
     x = layers.Rescaling(scale, offset, name="normalize")(inputs)
     x = _patch_tokens(x, config) if config.tokenizer == "patch" else _conv_tokens(x, config)
-    side = config.image_size // config.patch_size
 
     block, last_block = 0, max(1, sum(config.depths) - 1)
     for stage, dim in enumerate(config.embed_dims):
         if stage > 0:
-            x = _norm(config, f"downsample_{stage}_norm")(x)
-            x = layers.Reshape((side, side, -1), name=f"downsample_{stage}_grid")(x)
-            side //= 2
             x = layers.Conv2D(dim, 3, strides=2, padding="same", name=f"downsample_{stage}")(x)
-            x = layers.Reshape((side * side, dim), name=f"downsample_{stage}_tokens")(x)
+            x = _norm(config, f"downsample_{stage}_norm")(x)
         for _ in range(config.depths[stage]):
-            x = _block(x, config, stage, side, f"block_{block}", config.drop_path * block / last_block)
+            x = _block(x, config, stage, f"block_{block}", config.drop_path * block / last_block)
             block += 1
 
     if config.final_norm:
         x = _norm(config, "final_norm")(x)
-    x = layers.GlobalAveragePooling1D(name="pool")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
     # Probabilities in float32 whatever the precision of the rest.
     outputs = layers.Dense(config.num_classes, activation="softmax", dtype="float32", name="classifier")(x)
     model = keras.Model(inputs, outputs, name="eanet")
@@ -420,56 +417,71 @@ def fold(model):
 
         W_key[:, h, :] = W_q[:, h, :] M_k        W_value[h, :, :] = M_v W_o[h, :, :]
 
-    Rows of the attention sum to 1, so the bias of M_v goes into the bias of the output. Exact at inference (no dropout).
-    Worth it where S <= head_dim; beyond, the folded matrices are the larger ones.
+    Rows of the attention sum to 1, so the bias of M_v goes into the bias of the output. At inference a BatchNormalization
+    is a scale and a shift per channel, and each stands beside a linear layer that takes them up; a shift of the logits
+    cancels in the softmax over the tokens. Exact at inference (no dropout). The pairs are worth folding where
+    S <= head_dim; beyond, the folded matrices are the larger ones.
 
     Args:
-        model: of `build_eanet`, with `shared_memory=True`; one that is folded already comes back rebuilt.
+        model: of `build_eanet`.
 
     Returns:
-        A new `keras.Model` whose config has `shared_memory=False`.
+        A new `keras.Model` whose config has `shared_memory=False`, and `norm="none"` in place of "batch".
     """
     config = model.config
-    folded = build_eanet(dataclasses.replace(config, shared_memory=False))
-    stage_of = [stage for stage, depth in enumerate(config.depths) for _ in range(depth)]
+    norm = "none" if config.norm == "batch" else config.norm
+    folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm))
+    weights = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    blocks = [stage for stage, depth in enumerate(config.depths) for _ in range(depth)]
+    if config.norm == "batch":
+        query = "query" if config.shared_memory else "key"
+        for block in range(len(blocks)):
+            _fold_norm_before(weights, f"block_{block}_norm_1", f"block_{block}_{query}", config)
+            _fold_norm_before(weights, f"block_{block}_norm_2", f"block_{block}_mlp_1", config)
+        for stage in range(1, len(config.depths)):
+            scale, shift = _scale_and_shift(weights.pop(f"downsample_{stage}_norm"), config)
+            kernel, bias = weights[f"downsample_{stage}"]
+            weights[f"downsample_{stage}"] = [kernel * scale, bias * scale + shift]
+        if config.final_norm:
+            _fold_norm_before(weights, "final_norm", "classifier", config)
+    if config.shared_memory:
+        for block, stage in enumerate(blocks):
+            name, heads, width = f"block_{block}", config.num_heads[stage], config.head_dims[stage]
+            query = weights[f"{name}_query"][0].reshape(-1, heads, width)
+            (keys,), (values, value_bias) = weights[f"{name}_memory_key"], weights[f"{name}_memory_value"]
+            kernel, bias = weights[f"{name}_projection"]
+            dim, kernel = len(query), kernel.reshape(heads, width, -1)
+            weights[f"{name}_key"] = [np.einsum("dhc,cs->dhs", query, keys).reshape(dim, -1)]
+            weights[f"{name}_value"] = [
+                np.einsum("sc,hcd->hsd", values, kernel).reshape(-1, dim),
+                bias + np.einsum("c,hcd->d", value_bias, kernel),
+            ]
     for layer in folded.layers:
-        name, _, part = layer.name.rpartition("_")
-        if config.shared_memory and name.startswith("block_") and part in ("key", "value"):
-            stage = stage_of[int(name.removeprefix("block_"))]
-            heads, slots, width = config.num_heads[stage], config.slots[stage], config.head_dims[stage]
-            dim = config.embed_dims[stage]
-            if part == "key":
-                query = np.asarray(model.get_layer(f"{name}_query").get_weights()[0]).reshape(dim, heads, width)
-                keys = model.get_layer(f"{name}_memory_key").get_weights()[0]
-                layer.set_weights([np.einsum("dhc,cs->dhs", query, keys).reshape(dim, heads * slots)])
-            else:
-                values, value_bias = model.get_layer(f"{name}_memory_value").get_weights()
-                kernel, bias = model.get_layer(f"{name}_projection").get_weights()
-                kernel = kernel.reshape(heads, width, dim)
-                layer.set_weights(
-                    [
-                        np.einsum("sc,hcd->hsd", values, kernel).reshape(heads * slots, dim),
-                        bias + np.einsum("c,hcd->d", value_bias, kernel),
-                    ]
-                )
-        elif layer.weights:
-            layer.set_weights(model.get_layer(layer.name).get_weights())
+        if layer.weights:
+            layer.set_weights(weights[layer.name])
     return folded
 
 
-def _block(x, config, stage, side, name, drop_path):
-    """Depthwise convolution, external attention, MLP; each a residual branch."""
+def _scale_and_shift(norm, config):
+    gamma, beta, mean, variance = norm
+    scale = gamma / np.sqrt(variance + config.norm_epsilon)
+    return scale, beta - mean * scale
+
+
+def _fold_norm_before(weights, norm, dense, config) -> None:
+    """Puts a BatchNormalization into the Dense that follows it; a Dense without bias has logits, where a shift cancels."""
+    scale, shift = _scale_and_shift(weights.pop(norm), config)
+    kernel, *bias = weights[dense]
+    weights[dense] = [kernel * scale[:, None], *(b + shift @ kernel for b in bias)]
+
+
+def _block(x, config, stage, name, drop_path):
+    """External attention, then an MLP with a depthwise convolution in it; each a residual branch of (side, side, dim)."""
     from keras import layers
 
-    dim = config.embed_dims[stage]
-    if config.depthwise_kernel:
-        # External attention mixes tokens through H*S numbers alone and sees no neighbourhood; this does.
-        y = layers.Reshape((side, side, dim), name=f"{name}_grid")(x)
-        y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", name=f"{name}_depthwise")(y)
-        y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
-        x = layers.Add(name=f"{name}_add_local")([x, y])
-
+    _, side, _, dim = x.shape
     y = _norm(config, f"{name}_norm_1")(x)
+    y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
     y = external_attention(
         y,
         heads=config.num_heads[stage],
@@ -479,21 +491,26 @@ def _block(x, config, stage, side, name, drop_path):
         projection_dropout=config.projection_dropout,
         name=name,
     )
-    y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1))(y)
+    y = layers.Reshape((side, side, dim), name=f"{name}_grid")(y)
+    y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
     x = layers.Add(name=f"{name}_add_attention")([x, y])
 
     y = _norm(config, f"{name}_norm_2")(x)
     y = layers.Dense(round(config.mlp_ratio * dim), name=f"{name}_mlp_1")(y)
     y = _activation(config, f"{name}_mlp_activation")(y)
+    if config.depthwise_kernel:
+        # External attention mixes tokens through H*S numbers alone and sees no neighbourhood; this does.
+        y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", name=f"{name}_depthwise")(y)
+        y = _activation(config, f"{name}_depthwise_activation")(y)
     y = _dropout(config.mlp_dropout, f"{name}_mlp_dropout_1")(y)
     y = layers.Dense(dim, name=f"{name}_mlp_2")(y)
     y = _dropout(config.mlp_dropout, f"{name}_mlp_dropout_2")(y)
-    y = _dropout(drop_path, f"{name}_drop_path_2", noise_shape=(None, 1, 1))(y)
+    y = _dropout(drop_path, f"{name}_drop_path_2", noise_shape=(None, 1, 1, 1))(y)
     return layers.Add(name=f"{name}_add_mlp")([x, y])
 
 
 def _patch_tokens(x, config):
-    """Bare patches, each flattened to (row, column, channel) and projected: (batch, tokens, dim)."""
+    """Bare patches, each flattened to (row, column, channel) and projected: (batch, side, side, dim)."""
     from keras import layers
 
     side, patch, dim = config.image_size // config.patch_size, config.patch_size, config.embed_dims[0]
@@ -502,27 +519,32 @@ def _patch_tokens(x, config):
     x = layers.Reshape((side * side, patch * patch * 3), name="patches")(x)
     # One bias per token is a learned position embedding; with it, one per channel would be redundant.
     bias = dict(bias_axes="bd", bias_initializer="random_uniform") if config.position_embedding else dict(bias_axes="d")
-    return layers.EinsumDense("abc,cd->abd", (side * side, dim), name="patch_embedding", **bias)(x)
+    x = layers.EinsumDense("abc,cd->abd", (side * side, dim), name="patch_embedding", **bias)(x)
+    return layers.Reshape((side, side, dim), name="patch_grid")(x)
 
 
 def _conv_tokens(x, config):
-    """Overlapping 3x3 convolutions, one at full size and one per halving down to patch_size: (batch, tokens, dim)."""
+    """Overlapping 3x3 convolutions, one at full size and one per halving down to patch_size: (batch, side, side, dim)."""
     from keras import layers
 
-    side, dim = config.image_size // config.patch_size, config.embed_dims[0]
+    dim = config.embed_dims[0]
     halvings = config.patch_size.bit_length() - 1
     x = layers.Conv2D(dim // 2 if halvings else dim, 3, padding="same", name="stem_0")(x)
     for i in range(1, halvings + 1):
         x = _activation(config, f"stem_{i - 1}_activation")(x)
         x = layers.Conv2D(dim if i == halvings else dim // 2, 3, strides=2, padding="same", name=f"stem_{i}")(x)
-    return layers.Reshape((side * side, dim), name="stem_tokens")(x)
+    return x
 
 
 def _norm(config, name):
     from keras import layers
 
-    affine = config.norm_affine
-    return layers.LayerNormalization(epsilon=config.layer_norm_epsilon, center=affine, scale=affine, name=name)
+    if config.norm == "none":
+        return lambda x: x
+    if config.norm == "batch":
+        # A statistic over the last ten batches or so; training measures it anew for the weights it ships.
+        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, name=name)
+    return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 
 
 def _activation(config, name):
@@ -738,10 +760,11 @@ def _inference_copy(model):
 
 
 def _portable(node):
-    """Drops the null keys that Keras 3.15 writes and older versions refuse, all through a Keras config."""
-    newer = ("input_axes", "output_axes", "quantization_config")
+    """Drops, all through a Keras config, keys that Keras 3.15 writes and older versions refuse, where they say nothing."""
+    newer = {"input_axes": None, "output_axes": None, "quantization_config": None}
+    newer |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
     if isinstance(node, dict):
-        return {k: _portable(v) for k, v in node.items() if not (k in newer and v is None)}
+        return {k: _portable(v) for k, v in node.items() if not (k in newer and v == newer[k])}
     return [_portable(v) for v in node] if isinstance(node, list) else node
 
 

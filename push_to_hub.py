@@ -30,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 import numpy as np
 
 from model_card import CARD, build_card, split_card
-from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, EANetConfig, from_pretrained_keras, weights_checksum, write_json
+from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, from_pretrained_keras, weights_checksum, write_json
 
 ROOT = Path(__file__).resolve().parent
 # All that ever goes up, as patterns of whole paths. Out of the run's folder:
@@ -38,9 +38,9 @@ ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb
              "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
 MEASURED = ("eval_results.json", "history.json")
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
-EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "samples/*.jpg", "samples/*.md", "samples/*.py",
-          "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py", "eanet_cifar100.ipynb",
-          ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
+EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "samples/*.jpg", "samples/*.md",
+          "samples/*.py", "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py",
+          "eanet_cifar100.ipynb", ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
 # Out of the folder of this program:
 CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "model_card.py", "card_template.md", "push_to_hub.py",
         "handler.py", "requirements.txt", "LICENSE")  # fmt: skip
@@ -111,7 +111,7 @@ def stage_run(run: Path, stage: Path) -> dict:
     for root, patterns in ((run, (*ARTEFACTS, *MEASURED, *LOGS, *EXTRAS)), (ROOT, CODE)):
         for name in _listed(root, patterns):
             if not (root / name).resolve().is_relative_to(root.resolve()):
-                raise ValueError(f"{root / name}: is a link to a place outside {root}; put the file itself there, or remove it")
+                raise ValueError(f"{root / name}: is a link out of {root}; put the file itself there, or remove it")
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, stage / name)
     if not any((stage / name).exists() for name in KERAS_FILES):
@@ -145,7 +145,7 @@ def _check_no_token(content: bytes, name) -> None:
 
 
 def _check_one_run(run: Path, stage: Path, results: dict) -> None:
-    """Weights, SavedModel, results, history and logs must be of one run: a mix would put one's numbers on another's weights."""
+    """Weights, SavedModel, results, history and logs must be of one run, or numbers would stand by weights not theirs."""
 
     def same(ok, name, other):
         if not ok:
@@ -184,7 +184,7 @@ def _saved_model_arrays(folder: Path) -> list:
         floats = [name for name, kind in kinds if kind == tf.float32 and name.startswith("variables/")]
         return sorted(_digest(reader.get_tensor(name)) for name in floats)
     except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(f"variables/: cannot be read ({str(error).splitlines()[0]}); `train.py --export` mends it") from None
+        raise ValueError(f"variables/: cannot be read ({str(error).splitlines()[0]}); `train.py --export` helps") from None
 
 
 def _logged(file: Path, tag: str) -> list[float]:
@@ -225,9 +225,10 @@ def _push_once(api, args, run, stage, results, again) -> None:
     head, private = _head(api, args.repo_id, args.revision)
     if private is False and args.private:
         raise ValueError(f"--private: {args.repo_id} is public already; leave --private out, or change it in its settings")
-    if private is None and not args.dry_run:
-        api.create_repo(args.repo_id, private=args.private, exist_ok=True)
     if head is None and not args.dry_run:
+        write_card(args, run, stage, results, None)  # what is wrong with it shows before anything is made
+        if private is None:
+            api.create_repo(args.repo_id, private=args.private, exist_ok=True)
         if args.revision != "main":
             api.create_branch(args.repo_id, branch=args.revision, exist_ok=True)
         head, _ = _head(api, args.repo_id, args.revision)
@@ -314,6 +315,8 @@ def _commit(api, args, sent, gone, head):
                 f"{args.repo_id} has a newer commit than the one this push began from, and nothing was published; "
                 "run the same command again to push on top of it (--dry-run shows what would change)"
             ) from None
+        if isinstance(error, ValueError) and _status(error) is None:  # what the Hub says of the card
+            raise HubError(f"{args.repo_id}: the Hub refused the commit: {error}") from None
         raise
 
 
@@ -325,7 +328,8 @@ def _describe(args, ours, theirs, sent, gone, old_card, stage, url) -> None:
     for name in gone:
         print(f"  {'delete':9} {theirs[name].size:>10,} bytes  {name}")
     new = (stage / CARD).read_text(encoding="utf-8")
-    diff = difflib.unified_diff((old_card or "").splitlines(), new.splitlines(), "card on the Hub", "card to push", lineterm="")
+    old, new = (old_card or "").splitlines(), new.splitlines()
+    diff = difflib.unified_diff(old, new, "card on the Hub", "card to push", lineterm="")
     print("\n".join(diff))
 
 
@@ -355,7 +359,8 @@ def card(args) -> None:
 
 
 def pull(args) -> None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     to, wanted = args.to, None
     if args.logs_only:
@@ -365,7 +370,9 @@ def pull(args) -> None:
     before = _pulled_before(to, args.repo_id)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            snapshot = Path(snapshot_download(args.repo_id, revision=args.revision, allow_patterns=wanted))
+            # Asked for by its commit, nothing older out of the cache can take its place.
+            revision = args.revision if HF_HUB_OFFLINE else HfApi().model_info(args.repo_id, revision=args.revision).sha
+            snapshot = Path(snapshot_download(args.repo_id, revision=revision, allow_patterns=wanted))
             break
         except Exception as error:
             _wait_or_raise(error, attempt, args.repo_id)
@@ -375,7 +382,7 @@ def pull(args) -> None:
         raise ValueError(f"--repo-id {args.repo_id}: holds no {'logs' if args.logs_only else 'model'} at {args.revision}")
     to.parent.mkdir(parents=True, exist_ok=True)
     files = {}
-    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:  # beside it, so that moving is a rename
+    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:  # beside it: moving is a rename
         stage = Path(folder)
         for name in names:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
@@ -487,7 +494,7 @@ def main(argv=None) -> int:
         print(f"push_to_hub.py: error: {_without_token(' '.join(str(error).split()))}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
-        print("\npush_to_hub.py: stopped; what was not committed is not on the Hub. The same command goes on", file=sys.stderr)
+        print("\npush_to_hub.py: stopped; the Hub is as it was, or has the whole commit", file=sys.stderr)
     return code
 
 

@@ -55,6 +55,11 @@ def installed(requirement, *options):
     return folder
 
 
+def trainable(model):
+    """Number of trainable parameters: without the statistics of batch norms."""
+    return sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+
+
 def run_apart(code, *args, pictures, path=None, backend="tensorflow", cwd):
     """Runs `code` in a process that has none of our code, and returns what it predicts of `pictures`."""
     out = cwd / "out.npy"

@@ -123,6 +123,12 @@ class Hub:
         self.faults: list[Fault] = []
         self.lock = threading.RLock()
 
+    def reset(self) -> None:
+        """Forgets everything but its address."""
+        with self.lock:
+            for memory in (self.repos, self.uploads, self.requests, self.agents, self.complaints, self.faults):
+                memory.clear()
+
     def __enter__(self):
         self._stack = contextlib.ExitStack()
         self.cas = Path(self._stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
@@ -471,7 +477,10 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, repo, rev="main"):
         found = self._repo(repo)
         commit = self._commit_of(found, rev)
-        card = front_matter(commit.files["README.md"].content.decode()) if "README.md" in commit.files else None
+        card = None
+        if "README.md" in commit.files:
+            with contextlib.suppress(yaml.YAMLError):  # put there by other means than these clients
+                card = front_matter(commit.files["README.md"].content.decode())
         reply = {
             "_id": "0" * 24,
             "id": repo,
@@ -505,7 +514,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def paths_info(self, repo, rev):
         commit = self._commit_of(self._repo(repo), rev)
-        paths = parse_qs(self.payload.decode()).get("paths") if self.payload[:1] != b"{" else json.loads(self.payload)["paths"]
+        as_json = self.payload.startswith(b"{")  # older clients send a form
+        paths = json.loads(self.payload)["paths"] if as_json else parse_qs(self.payload.decode())["paths"]
         return 200, [self._entry(path, commit.files[path]) for path in paths if path in commit.files], {}
 
     def refs(self, repo):
@@ -517,7 +527,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._repo(repo)
         self._commit_of(found, rev)
         listing = [
-            {"id": c.sha, "title": c.title, "message": "", "authors": [{"user": self.hub.user}], "date": "2020-01-01T00:00:00.000Z"}
+            {"id": c.sha, "title": c.title, "message": "", "authors": [{"user": "user"}], "date": "2020-01-01T00:00:00.000Z"}
             for c in found.history(rev)
         ]
         return 200, listing, {}

@@ -24,7 +24,9 @@ def double_normalisation(logits):
 def random_weights(model, seed=0, scale=0.3):
     """Gives every weight of `model` a random value, the biases and norms too."""
     rng = np.random.default_rng(seed)
-    model.set_weights([rng.normal(0, scale, w.shape).astype(np.float32) for w in model.get_weights()])
+    for weight in model.weights:
+        positive = weight.path.endswith("moving_variance")
+        weight.assign(rng.uniform(0.5, 2, weight.shape) if positive else rng.normal(0, scale, weight.shape))
     return model
 
 
@@ -132,12 +134,19 @@ def test_attention_is_normalised_in_float32_also_in_mixed_precision(mixed_bfloat
 
 
 @pytest.mark.parametrize("slots", [4, 16])  # fewer and more than a head's width
-def test_folded_model_is_the_same_function(slots):
-    config = tiny_config(shared_memory=True, slots=(slots, slots), attention_dropout=0.3)
-    model = random_weights(build_eanet(config))
+@pytest.mark.parametrize("shared_memory", [True, False])
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("final_norm", [True, False])
+def test_folded_model_is_the_same_function(slots, shared_memory, norm, final_norm):
+    config = tiny_config(
+        shared_memory=shared_memory, slots=(slots, slots), norm=norm, final_norm=final_norm, attention_dropout=0.3
+    )
+    model = random_weights(build_eanet(config), scale=0.1 if norm == "none" else 0.3)
     folded = fold(model)
-    assert folded.config == dataclasses.replace(config, shared_memory=False)
+    assert folded.config == dataclasses.replace(config, shared_memory=False, norm="layer" if norm == "layer" else "none")
+    assert not any("Batch" in type(layer).__name__ for layer in folded.layers)
     x = pictures(8)
+    assert np.asarray(model(x)).std(axis=0).max() > 1e-3  # the pictures make a difference
     np.testing.assert_allclose(np.asarray(folded(x)), np.asarray(model(x)), atol=1e-5)
 
 
@@ -155,7 +164,7 @@ def test_fold_holds_in_bfloat16(mixed_bfloat16):
 
 
 def test_folding_a_folded_model_changes_nothing():
-    model = random_weights(build_eanet(tiny_config()))
+    model = fold(random_weights(build_eanet(tiny_config())))
     np.testing.assert_array_equal(np.asarray(fold(model)(pictures())), np.asarray(model(pictures())))
 
 
@@ -323,13 +332,13 @@ def test_large_batches_and_other_sizes_work():
         dict(depthwise_kernel=2),
         dict(position_embedding=True),
         dict(final_norm=1),
-        dict(norm_affine=None),
+        dict(norm="group"),
         dict(activation="swoosh"),
         dict(attention_dropout=1.0),
         dict(projection_dropout=-0.1),
         dict(mlp_dropout=float("nan")),
         dict(drop_path=True),
-        dict(layer_norm_epsilon=0),
+        dict(norm_epsilon=0),
         dict(id2label=["only"]),
         dict(id2label=["a", "a"]),
         dict(id2label={0: "a", 2: "b"}),

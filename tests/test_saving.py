@@ -6,7 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
-from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart
+from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart, trainable
 from conftest import ROOT, colour_pictures, tiny_config
 
 import modeling_eanet
@@ -66,7 +66,7 @@ def test_the_oldest_keras_we_name_loads_them_too(preset, tmp_path):
 def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expected, tmp_path):
     folder = copy_only(SAVED_MODEL_FILES, tiny_folder, tmp_path / "model")
     path = installed("huggingface_hub==0.36.2")
-    output = run_apart(LOAD_WITH_HUB, folder, tiny_model.count_params(), path=path, pictures=PICTURES, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_HUB, folder, trainable(tiny_model), path=path, pictures=PICTURES, cwd=tmp_path)
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 

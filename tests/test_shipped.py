@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart
+from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart, trainable
 from conftest import ROOT
 from PIL import Image
 
@@ -86,7 +86,7 @@ def test_shipped_saved_model_loads_alone_with_the_hub_client(model, expected, pi
     (tmp_path / "model").mkdir()
     folder = copied(SAVED_MODEL_FILES, tmp_path)
     path = installed("huggingface_hub==0.36.2")
-    output = run_apart(LOAD_WITH_HUB, folder, model.count_params(), pictures=pictures, path=path, cwd=tmp_path)
+    output = run_apart(LOAD_WITH_HUB, folder, trainable(model), pictures=pictures, path=path, cwd=tmp_path)
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 

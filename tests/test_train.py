@@ -1,6 +1,7 @@
 """Training from data to artefacts: what a run writes, how it goes on, and how it fails."""
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import json
@@ -22,7 +23,7 @@ from PIL import Image
 import modeling_eanet
 import train
 from data import Split, load_dataset
-from modeling_eanet import EANetConfig, from_pretrained_keras
+from modeling_eanet import EANetConfig, from_pretrained_keras, weights_checksum
 
 EPOCHS, STEPS, PEAK, EMA = 5, 16, 0.01, 0.9
 RECIPE = ["--preset", "tiny", "--epochs", EPOCHS, "--batch-size", 16, "--validation-split", 0.2, "--seed", 3]
@@ -205,7 +206,8 @@ def test_tensorboard_reads_the_history(finished):
 def test_standard_output_is_the_results_alone_and_each_epoch_has_its_line_on_standard_error(finished):
     folder, out, err = finished
     assert json.loads(out) == read_json(folder / "eval_results.json")
-    lines = err.splitlines()
+    first, *lines = err.splitlines()
+    assert "256 pictures, 5 epochs of 16 steps" in first
     assert [line.split()[:2] for line in lines] == [["epoch", f"{i}/{EPOCHS}"] for i in range(1, EPOCHS + 1)]
 
 
@@ -213,7 +215,7 @@ def test_eval_results_have_the_documented_schema(finished, colours):
     import keras
     import tensorflow as tf
 
-    results = read_json(finished[0] / "eval_results.json")
+    results, model = read_json(finished[0] / "eval_results.json"), from_pretrained_keras(finished[0])
     date, hardware, seconds = (results["training"].pop(key) for key in ("date", "hardware", "wall_time_s"))
     assert len(date.split("-")) == 3 and hardware.endswith("CPU cores") and 0 < seconds < 600
     measures = {key: results.pop(key) for key in ("accuracy", "top5_accuracy", "loss")}
@@ -223,8 +225,19 @@ def test_eval_results_have_the_documented_schema(finished, colours):
     assert results == {
         "num_images": 64,
         "dataset": {"id": "", "name": "cifar-100-python", "split": "test", "note": ""},
-        "model": {"preset": "tiny", "parameters": from_pretrained_keras(finished[0]).count_params()},
-        "training": {"seed": 3, "epochs": EPOCHS, "num_images": 256, "command": command},
+        "model": {
+            "preset": "tiny",
+            "parameters": model.count_params(),
+            "weights_crc32": weights_checksum(model),
+        },
+        "training": {
+            "seed": 3,
+            "epochs": EPOCHS,
+            "num_images": 256,
+            "init_from": None,
+            "final_loss": read_json(finished[0] / "history.json")["loss"][-1],
+            "command": command,
+        },
         "versions": {
             "python": ".".join(map(str, sys.version_info[:3])),
             "keras": keras.__version__,
@@ -363,10 +376,40 @@ def test_the_saved_weights_are_the_moving_average_and_not_the_last_ones(watched)
     average = steps[0][1]
     for _, weights in steps[1:]:
         average = [EMA * a + (1 - EMA) * w for a, w in zip(average, weights, strict=True)]
-    saved = from_pretrained_keras(folder).get_weights()
-    for ours, theirs, last in zip(average, saved, steps[-1][1], strict=True):
-        np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
-        assert not np.array_equal(theirs, last)
+    saved = from_pretrained_keras(folder).weights
+    for weight, ours, last in zip(saved, average, steps[-1][1], strict=True):
+        theirs = np.asarray(weight)
+        if weight.trainable:  # the statistics of batch norms are not averaged, but measured
+            np.testing.assert_allclose(theirs, ours, rtol=1e-4, atol=1e-6)
+        assert not np.array_equal(theirs, last), weight.path
+
+
+def test_norms_are_measured_over_whole_batches_of_the_weights_there_are():
+    import keras
+
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(3, 2, (8, 4)).astype(np.float32), None) for _ in range(5)]
+    model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(momentum=0.7), keras.layers.Dense(2)])
+    model(batches[0][0] + 100, training=True)  # what was there before must leave no trace
+    train._measure_norms(model, batches)
+    norm = model.layers[0]
+    assert norm.momentum == 0.7
+    np.testing.assert_allclose(norm.moving_mean, np.mean([x.mean(axis=0) for x, _ in batches], axis=0), rtol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, np.mean([x.var(axis=0) for x, _ in batches], axis=0), rtol=1e-4)
+
+
+def test_a_short_run_forgets_its_first_weights_in_the_average():
+    """0.998 would keep 94 % of them over 30 steps."""
+    import keras
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    momenta = {}
+    for steps in (3, 30, 1000, 10_000, 100_000):
+        args = train.parse_args(["--epochs", "1"])
+        momenta[steps] = train._optimizer(args, model, steps).ema_momentum
+        assert momenta[steps] ** steps < 1e-6
+    assert momenta[100_000] == momenta[10_000] == 0.998 and momenta[3] == 0
+    assert train._optimizer(train.parse_args(["--epochs", "1", "--ema", "0.5"]), model, 30).ema_momentum == 0.5
 
 
 def test_measuring_the_moving_average_after_an_epoch_leaves_the_weights_alone(watched):
@@ -383,7 +426,7 @@ def test_validation_measures_the_moving_average_on_the_pictures_held_out(finishe
     assert len(training) == STEPS * 16 and len(validation) == 64
     history, measured = read_json(finished[0] / "history.json"), train.evaluate(model, validation)
     assert history["val_accuracy"][-1] == measured["accuracy"]
-    assert history["val_loss"][-1] == pytest.approx(measured["loss"], rel=1e-5)
+    assert history["val_loss"][-1] == pytest.approx(measured["loss"], rel=0.1)  # its norms were measured on fewer batches
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine_to_0(watched):
@@ -788,3 +831,40 @@ def test_a_run_without_tensorflow_writes_all_but_the_saved_model_and_export_adds
     np.testing.assert_allclose(probabilities, from_pretrained_keras(folder).predict(x, verbose=0), atol=1e-6)
     true = probabilities.numpy()[np.arange(64), record[b"fine_labels"]]
     assert results["loss"] == pytest.approx(-np.log(true).mean(), abs=1e-4)  # JAX measured the same model
+
+
+# ------------------------------------------------------------------------------------------- from another model's weights
+
+
+@eager()
+def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model(
+    finished, colours, tmp_path, no_saved_model
+):
+    recipe = ["--epochs", 1, "--batch-size", 64, "--learning-rate", 1e-9, "--weight-decay", 0]
+    status, out, err = main("--data", colours, *recipe, "--init-from", finished[0], "--output", tmp_path / "same")
+    assert status == 0, err
+    one, two = from_pretrained_keras(finished[0]), from_pretrained_keras(tmp_path / "same")
+    assert one.config == two.config
+    for before, after in zip(one.trainable_weights, two.trainable_weights, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6, err_msg=before.path)
+    training = json.loads(out)["training"]
+    assert training["init_from"] == "run" and training["command"].endswith("--init-from run")
+
+    fruits = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
+    status, _, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
+    assert status == 0 and "classifier begins anew, for 3 classes" in err
+    three = from_pretrained_keras(tmp_path / "fruit")
+    assert three.config == dataclasses.replace(one.config, id2label=("tomato", "lime", "plum"))
+    for before, after in zip(one.trainable_weights, three.trainable_weights, strict=True):
+        taken = np.allclose(after, before, atol=1e-6)
+        assert taken == ("classifier" not in before.path) or not np.any(before)
+
+
+def test_init_from_what_is_no_model_is_one_line(colours, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, words in ((tmp_path / "none", "no such model folder"), (tmp_path / "empty", "config.json")):
+        status, out, err = main("--data", colours, "--init-from", source, "--output", tmp_path / "run")
+        assert words in assert_is_one_error_line(status, err)
+        assert not (tmp_path / "run").exists()
+    status, _, err = main("--data", colours, "--init-from", tmp_path, "--preset", "small", "--output", tmp_path / "run")
+    assert status == 2 and "--init-from" in err

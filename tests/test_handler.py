@@ -1,0 +1,89 @@
+"""The Inference Endpoint."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from conftest import colour_pictures
+from PIL import Image
+
+from handler import EndpointHandler
+from modeling_eanet import classify, from_pretrained_keras
+
+
+@pytest.fixture(scope="module")
+def handler(tiny_folder):
+    return EndpointHandler(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [Image.fromarray(picture) for picture in colour_pictures(3)[0]]
+
+
+def as_bytes(image):
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def as_text(image):
+    return base64.b64encode(as_bytes(image)).decode()
+
+
+def same(answer, expected):
+    assert [p["label"] for p in answer] == [p["label"] for p in expected]
+    np.testing.assert_allclose([p["score"] for p in answer], [p["score"] for p in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("form", [as_text, as_bytes, lambda image: image, lambda i: f"data:image/png;base64,{as_text(i)}"])
+def test_a_picture_in_every_form_gets_its_labels(form, handler, images, tiny_folder):
+    (expected,) = classify(from_pretrained_keras(tiny_folder), images[:1], top_k=5)
+    answer = handler({"inputs": form(images[0])})
+    same(answer, expected)
+    assert len(answer) == 3 and all(type(p["score"]) is float and type(p["label"]) is str for p in answer)
+
+
+def test_a_batch_gets_a_list_each_in_order(handler, images):
+    answers = handler({"inputs": [as_text(image) for image in images], "parameters": {"top_k": 1, "batch_size": 2}})
+    assert len(answers) == 3
+    for answer, image in zip(answers, images, strict=True):
+        same(answer, handler({"inputs": image, "parameters": {"top_k": 1}}))
+    assert len(handler({"inputs": [as_text(images[0])]})) == 1  # a list of one stays a list
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (None, ["payload", "inputs"]),
+        ({}, ["payload", "inputs"]),
+        ({"inputs": None}, ["inputs", "NoneType"]),
+        ({"inputs": 7}, ["inputs", "int"]),
+        ({"inputs": []}, ["inputs", "0 pictures", "256"]),
+        ({"inputs": ["AAAA"] * 257}, ["inputs", "257 pictures"]),
+        ({"inputs": "no base64!"}, ["inputs", "base64"]),
+        ({"inputs": "AAAA"}, ["inputs", "format"]),
+        ({"inputs": b""}, ["inputs", "format"]),
+        ({"inputs": "x", "parameters": []}, ["parameters", "list"]),
+        ({"inputs": "x", "parameters": {"topk": 1}}, ["parameters", "topk", "top_k"]),
+        ({"inputs": "x", "parameters": {"top_k": 0}}, ["parameters", "top_k", "0"]),
+        ({"inputs": "x", "parameters": {"top_k": True}}, ["parameters", "top_k", "True"]),
+        ({"inputs": "x", "parameters": {"batch_size": "8"}}, ["parameters", "batch_size", "'8'"]),
+    ],
+)
+def test_a_bad_payload_is_named_in_one_line(payload, words, handler):
+    with pytest.raises(ValueError) as error:
+        handler(payload)
+    message = str(error.value)
+    assert all(word in message for word in words) and "\n" not in message
+
+
+def test_the_bad_picture_of_a_batch_is_named(handler, images):
+    with pytest.raises(ValueError, match=r"inputs\[1\]"):
+        handler({"inputs": [as_text(images[0]), as_text(images[1])[:40]]})
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        EndpointHandler(str(tmp_path))
