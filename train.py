@@ -45,7 +45,7 @@ from modeling_eanet import (
 
 # What makes two runs the same run. The rest of the options may change between a run and its resumption.
 RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay", "warmup_epochs")
-RECIPE += ("label_smoothing", "ema", "precision", "init_from")
+RECIPE += ("label_smoothing", "ema", "precision", "init_from", "set")
 EVALUATION_BATCH = 500
 NORM_BATCHES, LAST_NORM_BATCHES = 10, 100  # that the statistics of batch norms are measured on, each epoch and at the end
 
@@ -61,6 +61,8 @@ def parse_args(argv=None):
     parser.add_argument("--data", metavar="PATH", help="CIFAR-100 as a folder or tarball, or a folder of class folders; "
                         "without it CIFAR-100 is downloaded")  # fmt: skip
     parser.add_argument("--preset", metavar="NAME", help=f"architecture, one of {', '.join(PRESETS)} (default: small)")
+    parser.add_argument("--set", type=_setting, action="append", metavar="FIELD=VALUE", help="another value for a field of the "
+                        "architecture, as JSON: --set slots=[16,16] (see EANetConfig)")  # fmt: skip
     add("--epochs", _whole, 75, "passes over the training pictures", metavar="N")
     add("--batch-size", _whole, 128, "pictures a step", metavar="N")
     add("--seed", _seed, 0, "of weights, order, augmentation and validation split", metavar="N")
@@ -82,8 +84,9 @@ def parse_args(argv=None):
     parser.add_argument("--split", choices=("train", "test"), default="test", help="split to evaluate (default: test)")
     parser.add_argument("--export", metavar="DIR", help="add the SavedModel to this run folder, and do nothing else")
     args = parser.parse_args(argv)
-    if args.preset and args.init_from:
-        parser.error("--preset: does not go with --init-from, which brings its architecture; leave one of them out")
+    args.set = dict(args.set) if args.set else None
+    for name in (name for name in ("preset", "set") if getattr(args, name) and args.init_from):
+        parser.error(f"--{name}: does not go with --init-from, which brings its architecture; leave one of them out")
     if not args.init_from:
         args.preset = args.preset or "small"
     if args.preset and args.preset not in PRESETS:
@@ -96,6 +99,16 @@ def parse_args(argv=None):
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
     args.output = Path(args.output or f"runs/{args.preset or 'tuned'}")
     return args
+
+
+def _setting(text):
+    name, _, value = text.partition("=")
+    if name not in (field.name for field in dataclasses.fields(EANetConfig)) or name in ("id2label", "image_size"):
+        raise argparse.ArgumentTypeError(f"{text!r} names no field of the architecture; give FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value  # a bare word
 
 
 def _number(kind, test, what):
@@ -129,7 +142,7 @@ def train(args) -> dict:
             and artefacts saved before are untouched.
     """
     start_model = from_pretrained_keras(args.init_from) if args.init_from else None
-    config = start_model.config if start_model else EANetConfig.preset(args.preset)
+    config = start_model.config if start_model else EANetConfig.preset(args.preset, **(args.set or {}))
     recipe = {name: getattr(args, name) for name in RECIPE}
     resuming = _check_output(args, recipe)
     dataset = load_dataset(args.data, config)
@@ -537,10 +550,16 @@ def _command(args) -> str:
     defaults = parse_args(["--epochs", str(args.epochs)])
     defaults.epochs = parse_args([]).epochs
     for name in RECIPE:
-        if getattr(args, name) not in (None, getattr(defaults, name)):
+        if name == "set":
+            parts += [part for field, value in (args.set or {}).items() for part in ("--set", f"{field}={_word(value)}")]
+        elif getattr(args, name) not in (None, getattr(defaults, name)):
             value = _name(args.init_from) if name == "init_from" else str(getattr(args, name))
             parts += ["--" + name.replace("_", "-"), value]
     return shlex.join(parts)
+
+
+def _word(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _name(path: str | None) -> str | None:

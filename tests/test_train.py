@@ -868,3 +868,29 @@ def test_init_from_what_is_no_model_is_one_line(colours, tmp_path):
         assert not (tmp_path / "run").exists()
     status, _, err = main("--data", colours, "--init-from", tmp_path, "--preset", "small", "--output", tmp_path / "run")
     assert status == 2 and "--init-from" in err
+
+
+# ------------------------------------------------------------------------------------------------ another architecture
+
+
+@eager()
+def test_set_changes_a_field_of_the_architecture_and_the_command_says_so(colours, tmp_path, no_saved_model):
+    recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 64, "--set", "slots=[2,3]", "--set", "norm=layer"]
+    status, out, err = main("--data", colours, *recipe, "--output", tmp_path / "run")
+    assert status == 0, err
+    config = from_pretrained_keras(tmp_path / "run").config
+    assert config.slots == (2, 3) and config.norm == "layer" and config.embed_dims == (16, 24)
+    results = json.loads(out)
+    assert results["model"]["preset"] == "custom"
+    assert results["training"]["command"].endswith("--set 'slots=[2,3]' --set norm=layer")
+    status, _, err = main("--data", colours, *recipe[:-2], "--output", tmp_path / "run")
+    assert "--set" in assert_is_one_error_line(status, err)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"), [("slot=[1,2]", "slot=[1,2]"), ("slots=[1]", "slots"), ("norm=group", "norm")]
+)
+def test_a_setting_that_does_not_fit_is_one_line(setting, words, colours, tmp_path):
+    status, _, err = main("--data", colours, "--preset", "tiny", "--set", setting, "--output", tmp_path / "run")
+    assert status == 2 and words in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
