@@ -61,8 +61,8 @@ def parse_args(argv=None):
     parser.add_argument("--data", metavar="PATH", help="CIFAR-100 as a folder or tarball, or a folder of class folders; "
                         "without it CIFAR-100 is downloaded")  # fmt: skip
     parser.add_argument("--preset", metavar="NAME", help=f"architecture, one of {', '.join(PRESETS)} (default: small)")
-    parser.add_argument("--set", type=_setting, action="append", metavar="FIELD=VALUE", help="another value for a field of the "
-                        "architecture, as JSON: --set slots=[16,16] (see EANetConfig)")  # fmt: skip
+    parser.add_argument("--set", type=_setting, action="append", metavar="FIELD=VALUE", help="another value for a field "
+                        "of the architecture, as JSON: --set slots=[16,16] (see EANetConfig)")  # fmt: skip
     add("--epochs", _whole, 75, "passes over the training pictures", metavar="N")
     add("--batch-size", _whole, 128, "pictures a step", metavar="N")
     add("--seed", _seed, 0, "of weights, order, augmentation and validation split", metavar="N")
