@@ -47,17 +47,21 @@ def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: 
         if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
             raise ValueError(f"{OURS}: {key} is {results[key]!r}, not a finite number; measure the model again")
     config = EANetConfig.from_json_file(Path(folder) / "config.json")
-    head, body = split_card(TEMPLATE.read_text(encoding="utf-8") if base is None else base, where)
+    if base is None:
+        base, where = TEMPLATE.read_text(encoding="utf-8"), TEMPLATE.name
+    head, body = split_card(base, where)
+    tags = " ".join(map(str, (yaml.safe_load(head) or {}).get("tags") or []))
     head = _front_matter(head, results, repo_id, where)
     body = _with_repo_id(body, repo_id)
-    if not has_region(body, "results"):
+    regions = [name for name in REGIONS if _has_region(body, name, where)]
+    if "results" not in regions:
         body = f"{body.rstrip()}\n\n## Results\n\n<!-- results -->\n<!-- /results -->\n"
+        regions.append("results")
     words = body
-    for name, region in REGIONS.items():
-        if has_region(body, name):
-            words = _with_region(words, name, "")
-            body = _with_region(body, name, region(results, config, Path(folder)))
-    claim = re.search(r"CIFAR.*", words, re.IGNORECASE)
+    for name in regions:
+        words = _with_region(words, name, "")
+        body = _with_region(body, name, REGIONS[name](results, config, Path(folder)))
+    claim = re.search(r"CIFAR.*", f"{words}\n{tags}", re.IGNORECASE)
     if claim and results["dataset"]["id"] != "uoft-cs/cifar100":
         raise ValueError(
             f'{where}: says "{claim[0][:40]}", and this model was trained on {results["dataset"]["name"]}; edit it, '
@@ -73,20 +77,22 @@ def split_card(text: str, where: str = CARD) -> tuple[str, str]:
         ValueError: the front matter does not end or is not a YAML mapping; the message gives the line.
     """
     text = text.replace("\r\n", "\n").removeprefix("\ufeff")
-    if not text.startswith("---\n"):
+    match = re.match(r"\s*^---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    if not match:
+        if re.match(r"\s*^---[ \t]*$", text, re.MULTILINE):
+            raise ValueError(f"{where}: the front matter at its top does not end with a line ---; add that line there")
         return "", text
-    head, fence, body = text[4:].partition("\n---\n")
-    if not fence:
-        raise ValueError(f"{where}: the front matter that begins in line 1 does not end with a line ---")
+    head, body = match[1], text[match.end() :]
+    first = text[: match.start(1)].count("\n") + 1
     try:
         data = yaml.safe_load(head)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 2}" if mark else ""
+        line = f", line {mark.line + first}" if mark else ""
         raise ValueError(f"{where}{line}: broken YAML ({getattr(error, 'problem', None) or error}); mend it there") from None
     if data is not None and not isinstance(data, dict):
-        raise ValueError(f"{where}, line 2: the front matter must be a mapping of keys to values; mend it there")
-    return head + "\n", body
+        raise ValueError(f"{where}, line {first}: the front matter must be a mapping of keys to values; mend it there")
+    return head, body
 
 
 def model_index(existing, results: dict, repo_id: str) -> list[dict]:
@@ -111,19 +117,25 @@ def model_index(existing, results: dict, repo_id: str) -> list[dict]:
         for kind, name, key in METRICS
     ]
     entries = [entry for entry in existing if isinstance(entry, dict)] if isinstance(existing, list) else []
-    name = next((str(entry["name"]) for entry in entries if entry.get("name")), repo_id.split("/")[1])
-    (ours,) = eval_results_to_model_index(name, measured)
-    others = [result for entry in entries for result in entry.get("results") or [] if _is_of_others(result)]
-    return [{"name": name, "results": ours["results"] + others}]
+    entries = entries or [{"name": repo_id.split("/")[1]}]
+    (ours,) = eval_results_to_model_index("ours", measured)
+    index = []
+    for entry in entries:
+        others = entry.get("results") if isinstance(entry.get("results"), list) else []
+        others = [result for result in others if not _is_replaced(result, dataset)]
+        index.append({**entry, "results": (ours["results"] if not index else []) + others})
+    return [entry for entry in index if entry["results"]]
 
 
-def _is_of_others(result) -> bool:
+def _is_replaced(result, dataset) -> bool:
+    """Whether a result is of an earlier run of ours, of the same pictures, or empty, as `value: []` is."""
     try:
-        values = [metric["value"] for metric in result["metrics"]]
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-        return bool(values) and numbers and (result.get("source") or {}).get("name") != OURS
+        theirs = result["dataset"]
+        same = (theirs.get("type"), theirs.get("name")) == (dataset["id"] or "imagefolder", dataset["name"])
+        empty = all(metric["value"] in ([], None, "") for metric in result["metrics"])
+        return same or empty or (result.get("source") or {}).get("name") == OURS
     except (TypeError, KeyError, AttributeError):
-        return False
+        return True
 
 
 def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
@@ -137,13 +149,17 @@ def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
     }
     entries = {key: value for key, value in entries.items() if key not in data}
     tags = data.get("tags") or []
-    if not isinstance(tags, list):
-        raise ValueError(f"{where}: tags must be a list; mend it there")
+    datasets = data.get("datasets") or []
+    for name, value in (("tags", tags), ("datasets", datasets)):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"{where}: {name} must be a list of texts; mend it there")
     if not set(TAGS) <= set(tags):
         entries["tags"] = tags + [tag for tag in TAGS if tag not in tags]
-    dataset = [results["dataset"]["id"]] if results["dataset"]["id"] else None
-    if data.get("datasets") != dataset:
-        entries["datasets"] = dataset
+    ours = results["dataset"]["id"]
+    wanted = [name for name in datasets if ours or name != "uoft-cs/cifar100"]
+    wanted += [ours] if ours and ours not in wanted else []
+    if wanted != datasets:
+        entries["datasets"] = wanted or None
     entries["model-index"] = model_index(data.get("model-index"), results, repo_id)
     for key, value in entries.items():
         head = _with_key(head, key, value)
@@ -153,37 +169,49 @@ def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
 def _with_key(head: str, key: str, value) -> str:
     """`head` with the top-level `key` set to `value`, or taken out for None; all other lines stay as they are."""
     text = "" if value is None else yaml.safe_dump({key: value}, sort_keys=False, allow_unicode=True, width=1000)
-    # A key's block goes on over indented lines and the items of a list, which may stand at the margin.
-    block = re.compile(rf"^{re.escape(key)}[ ]*:.*\n(?:(?:[ \t]+.*|-(?:[ \t].*)?|[ \t]*)\n)*", re.MULTILINE)
-    if block.search(head):
-        return block.sub(lambda _: text, head, count=1)
+    root = yaml.compose(head)
+    for name, node in root.value if root else []:
+        if name.value == key:
+            begin, end = name.start_mark.index, max(name.end_mark.index, node.end_mark.index)
+            # The end of a list is where the next key begins; the empty lines and comments between them are that key's.
+            end = begin + len(re.sub(r"(?:\n[ \t]*(?:#.*)?)+\Z", "", head[begin:end]))
+            _, _, after = head[end:].partition("\n")
+            return head[:begin] + text + after
     return head + text
 
 
 def _with_repo_id(body: str, repo_id: str) -> str:
-    """Puts `repo_id` for the one that the snippets name, in fenced code alone."""
-    named = re.search(r"hf://([\w.-]+/[\w.-]+)", body)
-    if not named:
+    """Puts `repo_id` into the calls in fenced code that load a model from the Hub, unless they name several repositories."""
+    fence = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
+    call = re.compile(r"""((?:load_model|from_pretrained_keras)\(\s*["'](?:hf://)?)([\w.-]+/[\w.-]+)(?=["'])""")
+    named = {match[2] for code in fence.finditer(body) for match in call.finditer(code[0])}
+    if len(named) != 1:
         return body
-    old = re.compile(rf"(?<![\w./-]){re.escape(named[1])}(?![\w/-])")
-    hub = re.compile(rf"hf://{re.escape(named[1])}(?![\w/-])")
-
-    def replace(fence):
-        return old.sub(repo_id, hub.sub(f"hf://{repo_id}", fence[0]))
-
-    return re.sub(r"^```.*?^```", replace, body, flags=re.DOTALL | re.MULTILINE)
+    return fence.sub(lambda code: call.sub(rf"\g<1>{repo_id}", code[0]), body)
 
 
 # ------------------------------------------------------------------------------------------------------- the regions
 
 
-def has_region(body: str, name: str) -> bool:
-    return re.search(rf"<!-- {name} -->\n.*?<!-- /{name} -->", body, re.DOTALL) is not None
+def _has_region(body: str, name: str, where: str) -> bool:
+    found = re.findall(rf"^<!-- (/?{name}) -->[ \t]*$", body, re.MULTILINE)
+    if found not in ([], [name, f"/{name}"]):
+        raise ValueError(
+            f"{where}: the lines <!-- {name} --> and <!-- /{name} --> must be there once each, in this order, or not "
+            "at all; mend it there"
+        )
+    return bool(found)
 
 
 def _with_region(body: str, name: str, text: str) -> str:
-    new = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
-    return re.sub(rf"<!-- {name} -->\n.*?<!-- /{name} -->", lambda _: new, body, count=1, flags=re.DOTALL)
+    """What stands between the two markers, each on a line of its own, becomes `text`."""
+    region = re.compile(rf"(^<!-- {name} -->)[ \t]*\n.*?(^<!-- /{name} -->)", re.DOTALL | re.MULTILINE)
+    return region.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", body, count=1)
+
+
+def _cell(text) -> str:
+    """A text that stays in its cell of a table."""
+    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def _summary(results, config, folder) -> str:
@@ -198,7 +226,7 @@ def _results(results, config, folder) -> str:
     dataset = results["dataset"]
     text = (
         "| Measured on | Pictures | Top-1 accuracy | Top-5 accuracy | Cross-entropy |\n| --- | --- | --- | --- | --- |\n"
-        f"| {dataset['name']} | {results['num_images']:,} | {100 * results['accuracy']:.2f} % "
+        f"| {_cell(dataset['name'])} | {results['num_images']:,} | {100 * results['accuracy']:.2f} % "
         f"| {100 * results['top5_accuracy']:.2f} % | {results['loss']:.3f} |\n\n"
     )
     if dataset["split"] == "hold-out":
@@ -266,7 +294,7 @@ def _training(results, config, folder) -> str:
 
 
 def _classes(results, config, folder) -> str:
-    return ", ".join(f"`{label}`" for label in config.id2label.values())
+    return ", ".join(f"`{_cell(label).replace('`', '')}`" for label in config.id2label.values())
 
 
 REGIONS = {

@@ -707,12 +707,12 @@ def _check_nothing_left_over(model, weights) -> None:
         raise ValueError(f"it holds {len(arrays)} arrays, the model {len(model.weights)}")
 
 
-def weights_checksum(model) -> int:
-    """CRC-32 of the weights, float32, in the model's order: it tells which weights a figure was measured on."""
-    checksum = 0
+def model_checksum(model) -> str:
+    """CRC-32, in hexadecimal, of configuration and float32 weights: it tells which model a figure was measured on."""
+    checksum = zlib.crc32(json.dumps(model.config.to_dict(), sort_keys=True).encode())
     for array in model.get_weights():
         checksum = zlib.crc32(np.ascontiguousarray(array, np.float32), checksum)
-    return checksum
+    return f"{checksum:08x}"
 
 
 def write_json(path, value) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import email.utils
 import fnmatch
 import hashlib
 import json
@@ -30,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 import numpy as np
 
 from model_card import CARD, build_card, split_card
-from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, from_pretrained_keras, weights_checksum, write_json
+from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, from_pretrained_keras, model_checksum, write_json
 
 ROOT = Path(__file__).resolve().parent
 # All that ever goes up, as patterns of whole paths. Out of the run's folder:
@@ -44,12 +45,12 @@ EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "
 # Out of the folder of this program:
 CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "model_card.py", "card_template.md", "push_to_hub.py",
         "handler.py", "requirements.txt", "LICENSE")  # fmt: skip
-MANAGED = (*ARTEFACTS, *MEASURED, *LOGS, *EXTRAS, *CODE, CARD)
-# An earlier push, of ours or by other means, may have left these; they would belong to other weights.
-STALE = ("variables/*", "logs/*", "assets/*")
+# What an earlier run may have left on the Hub, which would belong to other weights; a push deletes it. `*` takes in "/".
+STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*")
 
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
-ATTEMPTS = 4
+ATTEMPTS, LONGEST_WAIT = 4, 300  # seconds
+TIMEOUT = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)  # seconds without a word from the Hub
 PULLED = ".pulled.json"
 
 
@@ -67,7 +68,9 @@ def parse_args(argv=None):
     card = commands.add_parser("card", help="write the card into the run's folder")
     for command in (push, card):
         command.add_argument("run", metavar="RUN_DIR", help="folder that train.py wrote, or . for this repository")
-        command.add_argument("--new-card", action="store_true", help="a new card, out of card_template.md")
+        command.add_argument(
+            "--new-card", action="store_true", help="not the Hub's card, but RUN_DIR's, or a new one if it has none"
+        )
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
     for command, what in ((push, "branch to push to; made if it is not there"), (pull, "branch, tag or commit")):
@@ -110,8 +113,7 @@ def stage_run(run: Path, stage: Path) -> dict:
         raise ValueError(f"RUN_DIR {run}: no such folder")
     for root, patterns in ((run, (*ARTEFACTS, *MEASURED, *LOGS, *EXTRAS)), (ROOT, CODE)):
         for name in _listed(root, patterns):
-            if not (root / name).resolve().is_relative_to(root.resolve()):
-                raise ValueError(f"{root / name}: is a link out of {root}; put the file itself there, or remove it")
+            _check_no_link(root, name)
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, stage / name)
     if not any((stage / name).exists() for name in KERAS_FILES):
@@ -122,11 +124,7 @@ def stage_run(run: Path, stage: Path) -> dict:
             raise ValueError(f"RUN_DIR {run}: {name} is missing; {mend}")
     for file in sorted(p for p in stage.rglob("*") if p.is_file()):
         _check_no_token(file.read_bytes(), run / file.relative_to(stage))
-    try:
-        results = json.loads((stage / "eval_results.json").read_text(encoding="utf-8"))
-        results["accuracy"], results["dataset"]["id"], results["model"]["parameters"], results["training"]  # noqa: B018
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"RUN_DIR {run}: its eval_results.json is damaged; `train.py --evaluate-only` writes one") from None
+    results = _read_results(run, stage)
     _check_one_run(run, stage, results)
     return results
 
@@ -134,6 +132,12 @@ def stage_run(run: Path, stage: Path) -> dict:
 def _listed(root: Path, patterns) -> list[str]:
     names = {path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     return sorted(names)
+
+
+def _check_no_link(root: Path, name: str) -> None:
+    """A link could bring along what is not listed, from within the folder too."""
+    if (root / name).resolve() != root.resolve() / name:
+        raise ValueError(f"{root / name}: is a link, or in a folder that is one; put the file itself there, or remove it")
 
 
 def _check_no_token(content: bytes, name) -> None:
@@ -144,47 +148,89 @@ def _check_no_token(content: bytes, name) -> None:
         raise ValueError(f"{name}: holds a Hub token; take it out, and revoke it if the file was ever shared")
 
 
+def _read_results(run: Path, stage: Path) -> dict:
+    """`eval_results.json`, with every key that the card is made of."""
+    keys = {
+        "dataset": ("id", "name", "split", "note"),
+        "model": ("preset", "parameters", "checksum"),
+        "training": (
+            "command",
+            "seed",
+            "epochs",
+            "num_images",
+            "wall_time_s",
+            "hardware",
+            "date",
+            "init_from",
+            "final_loss",
+        ),
+        "versions": ("backend",),
+    }
+    try:
+        results = json.loads((stage / "eval_results.json").read_text(encoding="utf-8"))
+        missing = [key for key in ("accuracy", "top5_accuracy", "loss", "num_images", *keys) if key not in results]
+        for part, names in keys.items():
+            if not missing and results[part] is not None:
+                missing += [f"{part}.{name}" for name in names if name not in results[part]]
+    except (ValueError, TypeError):
+        missing = ["a JSON object"]
+    if missing:
+        raise ValueError(
+            f"RUN_DIR {run}: eval_results.json is damaged or of an older train.py: {missing[0]} is missing; the run's own "
+            "train.py command, given again, writes it anew"
+        )
+    return results
+
+
 def _check_one_run(run: Path, stage: Path, results: dict) -> None:
     """Weights, SavedModel, results, history and logs must be of one run, or numbers would stand by weights not theirs."""
 
     def same(ok, name, other):
         if not ok:
-            raise ValueError(
-                f"RUN_DIR {run}: {name} and {other} are of different runs; `python train.py --export` and "
-                "`--evaluate-only` make them anew"
-            )
+            raise ValueError(f"RUN_DIR {run}: {name} and {other} are of different runs; bring the files of one run together")
 
     model = from_pretrained_keras(stage)
-    same(results["model"].get("weights_crc32") == weights_checksum(model), "model.weights.h5", "eval_results.json")
-    same(_saved_model_arrays(stage) == sorted(_digest(w) for w in model.get_weights()), "model.weights.h5", "variables/")
-    history = None
-    with contextlib.suppress(OSError, ValueError):
-        history = json.loads((stage / "history.json").read_text(encoding="utf-8"))
-    training = results["training"]
-    if history is not None and training is not None:
-        of_run = len(history["loss"]) == training["epochs"] and history["loss"][-1] == training.get("final_loss")
+    same(results["model"]["checksum"] == model_checksum(model), "model.weights.h5 with config.json", "eval_results.json")
+    size = model.config.image_size
+    pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
+    expected = np.asarray(model(pictures))
+    for name, predict in (("config.json's Keras half", _predict_keras), ("the SavedModel", _predict_saved_model)):
+        try:
+            predicted = predict(stage, pictures)
+        except ImportError:
+            print(f"{name} was not checked: TensorFlow is not installed here", file=sys.stderr)
+            continue
+        except Exception as error:  # loaders raise anything
+            raise ValueError(f"RUN_DIR {run}: {name} cannot be loaded ({_first_line(error)})") from None
+        same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
+    training, history = results["training"], None
+    if (stage / "history.json").is_file() and training is not None:
+        try:
+            history = json.loads((stage / "history.json").read_text(encoding="utf-8"))
+            of_run = (len(history["loss"]), history["loss"][-1]) == (training["epochs"], training["final_loss"])
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise ValueError(f"RUN_DIR {run}: history.json is damaged") from None
         same(of_run, "history.json", "eval_results.json")
-    for split, key in (("train", "loss"), ("validation", "val_loss")):
-        for file in sorted((stage / "logs" / split).glob("*tfevents*")) if history is not None else []:
-            logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
-            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", "history.json")
+        for split, key in (("train", "loss"), ("validation", "val_loss")):
+            for file in sorted((stage / "logs" / split).glob("*tfevents*")):
+                logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
+                same(
+                    np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", "history.json"
+                )
 
 
-def _digest(array) -> tuple:
-    array = np.ascontiguousarray(array)
-    return array.shape, hashlib.sha256(array.tobytes()).hexdigest()
+def _predict_keras(folder: Path, pictures) -> np.ndarray:
+    import keras
+
+    return np.asarray(keras.saving.load_model(folder)(pictures))
 
 
-def _saved_model_arrays(folder: Path) -> list:
+def _predict_saved_model(folder: Path, pictures) -> np.ndarray:
     import tensorflow as tf
 
-    try:
-        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-        kinds = reader.get_variable_to_dtype_map().items()
-        floats = [name for name, kind in kinds if kind == tf.float32 and name.startswith("variables/")]
-        return sorted(_digest(reader.get_tensor(name)) for name in floats)
-    except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(f"variables/: cannot be read ({str(error).splitlines()[0]}); `train.py --export` helps") from None
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    (answer,) = signature(tf.constant(pictures)).values()
+    return answer.numpy()
 
 
 def _logged(file: Path, tag: str) -> list[float]:
@@ -209,26 +255,32 @@ def push(args) -> None:
         stage = Path(folder)
         print(f"checking {run} …", file=sys.stderr)
         results = stage_run(run, stage)
-        if get_token() is None:
+        token = get_token()
+        if token is None:
             raise ValueError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-        api, late = HfApi(library_name="eanet"), False
+        if not token.isascii():
+            raise ValueError("the Hub token has a character that no token has; copy it again, then `hf auth login`")
+        api, tried = HfApi(library_name="eanet"), {}
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _push_once(api, args, run, stage, results, again=late)
+                return _push_once(api, args, run, stage, results, tried)
             except Exception as error:
-                late = True
                 _wait_or_raise(error, attempt, args.repo_id)
 
 
-def _push_once(api, args, run, stage, results, again) -> None:
-    """Everything that asks the Hub. It may be run again from its start: what the Hub has already is not sent twice."""
+def _push_once(api, args, run, stage, results, tried) -> None:
+    """Everything that asks the Hub. It may be run again from its start: what the Hub has already is not sent twice.
+
+    `tried` holds the commit of an earlier attempt whose answer did not come; it may have been made all the same.
+    """
     head, private = _head(api, args.repo_id, args.revision)
     if private is False and args.private:
         raise ValueError(f"--private: {args.repo_id} is public already; leave --private out, or change it in its settings")
     if head is None and not args.dry_run:
         write_card(args, run, stage, results, None)  # what is wrong with it shows before anything is made
         if private is None:
-            api.create_repo(args.repo_id, private=args.private, exist_ok=True)
+            # None leaves it to the account: an organisation may make new repositories private.
+            api.create_repo(args.repo_id, private=args.private or None, exist_ok=True)
         if args.revision != "main":
             api.create_branch(args.repo_id, branch=args.revision, exist_ok=True)
         head, _ = _head(api, args.repo_id, args.revision)
@@ -238,17 +290,20 @@ def _push_once(api, args, run, stage, results, again) -> None:
     write_card(args, run, stage, results, old_card)
     ours = {p.relative_to(stage).as_posix(): p for p in stage.rglob("*") if p.is_file()}
     sent = {name: path for name, path in sorted(ours.items()) if not _is_there(path, theirs.get(name))}
-    gone = [name for name in sorted(theirs) if name not in ours and _matches(name, (*MANAGED, *STALE))]
+    gone = [name for name in sorted(theirs) if name not in ours and _matches(name, STALE)]
     url = f"{api.endpoint}/{args.repo_id}"
     if args.dry_run:
         return _describe(args, ours, theirs, sent, gone, old_card, stage, url)
-    if not sent and not gone:
+    if not sent and not gone and not tried:
         print(f"{url} is up to date with {run}: nothing to push\ncommit {head}")
         return
-    commit = _commit(api, args, sent, gone, head)
-    print(f"pushed {run} to {url}" + (f" (branch {args.revision})" if args.revision != "main" else ""))
-    _print_changes(sent, gone, theirs)
-    print(f"commit {commit.oid}")
+    if sent or gone:
+        changes = [f"  {'changed' if name in theirs else 'new':8} {name}" for name in sent]
+        tried["changes"] = changes + [f"  {'deleted':8} {name}" for name in gone]
+        again, tried["once"] = "once" in tried, True
+        head = _commit(api, args, sent, gone, head, again).oid
+    branch = f" (branch {args.revision})" if args.revision != "main" else ""
+    print(f"pushed {run} to {url}{branch}", *tried["changes"], f"commit {head}", sep="\n")
 
 
 def _head(api, repo_id, revision):
@@ -259,27 +314,60 @@ def _head(api, repo_id, revision):
         info = api.model_info(repo_id, revision=revision)
         return info.sha, bool(info.private)
     except RevisionNotFoundError:
-        return None, bool(api.model_info(repo_id).private)
+        missing = 404
     except RepositoryNotFoundError as error:
-        if _status(error) == 401:  # the Hub says so of a bad token too
-            api.whoami()
-        return None, None
+        missing = _status(error) if _status(error) == 401 else None
+    if missing == 404:
+        return None, bool(api.model_info(repo_id).private)
+    if missing == 401:  # the Hub's answer to a bad token too; this tells which
+        api.whoami()
+    return None, None
 
 
 def _card_of(api, repo_id, revision) -> str:
-    path = api.hf_hub_download(repo_id, CARD, revision=revision)
-    return Path(path).read_text(encoding="utf-8")
+    path = Path(api.hf_hub_download(repo_id, CARD, revision=revision))
+    return _text(path, f"{CARD} of {repo_id} on the Hub")
+
+
+def _text(path: Path, where) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def write_card(args, run: Path, stage: Path, results: dict, theirs: str | None) -> None:
-    """Writes the card into `stage`: the Hub's brought up to date, else the run's own, else a new one."""
+    """Writes the card into `stage`: the Hub's brought up to date, or the run's own, or a new one.
+
+    The run's own comes before the Hub's where it is an edited copy of just that: pulled, then changed by hand.
+    """
+    own = None
+    if (run / CARD).is_file():
+        _check_no_link(run, CARD)
+        own = _text(run / CARD, run / CARD)
     base, where = theirs, f"{CARD} of {args.repo_id} on the Hub"
-    if base is None and (run / CARD).is_file():
-        base, where = (run / CARD).read_text(encoding="utf-8"), str(run / CARD)
-    text = build_card(None if args.new_card else base, stage, results, args.repo_id, where=where)
+    if own is not None and (args.new_card or theirs is None or _pulled_card(run) == _sha256(theirs.encode())):
+        base, where = own, str(run / CARD)
+    elif args.new_card:
+        base = None
+    text = build_card(base, stage, results, args.repo_id, where=where)
     _check_no_token(text.encode(), where)
-    split_card(text)
-    (stage / CARD).write_text(text, encoding="utf-8")
+    split_card(text, "the new card")
+    (stage / CARD).write_text(text, encoding="utf-8", newline="\n")
+    if own is not None and base is theirs and own != theirs:
+        print(f"the card on the Hub is kept; {run / CARD} is left out (--new-card takes it)", file=sys.stderr)
+
+
+def _pulled_card(run: Path) -> str | None:
+    """SHA-256 of the card that an earlier pull put into `run`."""
+    try:
+        return json.loads((run / PULLED).read_text(encoding="utf-8"))["files"].get(CARD)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_there(path: Path, file) -> bool:
@@ -287,7 +375,7 @@ def _is_there(path: Path, file) -> bool:
         return False
     content = path.read_bytes()
     if file.lfs is not None:
-        return file.lfs.sha256 == hashlib.sha256(content).hexdigest()
+        return file.lfs.sha256 == _sha256(content)
     return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # as git counts it
 
 
@@ -295,7 +383,7 @@ def _matches(name: str, patterns) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _commit(api, args, sent, gone, head):
+def _commit(api, args, sent, gone, head, again):
     """One commit, atomic and on top of `head` alone. `upload_folder` of newer clients may make several of a push."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -310,9 +398,11 @@ def _commit(api, args, sent, gone, head):
             parent_commit=head,
         )
     except Exception as error:
+        if _status(error) == 412 and again:
+            raise ConnectionError("the branch moved, perhaps by the attempt before") from None  # look again
         if _status(error) == 412:
             raise HubError(
-                f"{args.repo_id} has a newer commit than the one this push began from, and nothing was published; "
+                f"{args.repo_id} has a newer commit than the one this push began from, and this push made none; "
                 "run the same command again to push on top of it (--dry-run shows what would change)"
             ) from None
         if isinstance(error, ValueError) and _status(error) is None:  # what the Hub says of the card
@@ -331,13 +421,6 @@ def _describe(args, ours, theirs, sent, gone, old_card, stage, url) -> None:
     old, new = (old_card or "").splitlines(), new.splitlines()
     diff = difflib.unified_diff(old, new, "card on the Hub", "card to push", lineterm="")
     print("\n".join(diff))
-
-
-def _print_changes(sent, gone, theirs) -> None:
-    for name in sent:
-        print(f"  {'changed' if name in theirs else 'new':8} {name}")
-    for name in gone:
-        print(f"  {'deleted':8} {name}")
 
 
 def card(args) -> None:
@@ -359,9 +442,6 @@ def card(args) -> None:
 
 
 def pull(args) -> None:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
     to, wanted = args.to, None
     if args.logs_only:
         wanted = ["logs/*"]
@@ -370,35 +450,55 @@ def pull(args) -> None:
     before = _pulled_before(to, args.repo_id)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            # Asked for by its commit, nothing older out of the cache can take its place.
-            revision = args.revision if HF_HUB_OFFLINE else HfApi().model_info(args.repo_id, revision=args.revision).sha
-            snapshot = Path(snapshot_download(args.repo_id, revision=revision, allow_patterns=wanted))
+            snapshot, complete = _snapshot(args, wanted)
             break
         except Exception as error:
             _wait_or_raise(error, attempt, args.repo_id)
     names = sorted(p.relative_to(snapshot).as_posix() for p in snapshot.rglob("*") if p.is_file())
-    names = [name for name in names if wanted is None or _matches(name, wanted)]  # the cache may hold more
+    names = [name for name in names if name != PULLED and (wanted is None or _matches(name, wanted))]
     if not names:
         raise ValueError(f"--repo-id {args.repo_id}: holds no {'logs' if args.logs_only else 'model'} at {args.revision}")
-    to.parent.mkdir(parents=True, exist_ok=True)
-    files = {}
-    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as folder:  # beside it: moving is a rename
-        stage = Path(folder)
+    files = {name: _sha256((snapshot / name).read_bytes()) for name in names}
+    for name in names:
+        if name not in before and (to / name).exists() and _sha256((to / name).read_bytes()) != files[name]:
+            raise ValueError(f"--to {to}: {name} is there and of your own; move it away, or name another folder")
+    gone = [name for name in before if name not in files and (wanted is None or _matches(name, wanted))] if complete else []
+    kept = {name: sha256 for name, sha256 in before.items() if name not in gone}
+    to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=to) as folder:  # in there, so that moving is a rename
         for name in names:
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(snapshot / name, stage / name)
-            files[name] = hashlib.sha256((stage / name).read_bytes()).hexdigest()
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(snapshot / name, Path(folder) / name)
+        # First the record, with old and new: a pull that is interrupted from here on can be repeated.
+        record = {"repo_id": args.repo_id, "commit": snapshot.name, "files": {**before, **files}, "before": before}
+        write_json(to / PULLED, record)
         for name in names:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(stage / name, to / name)
-    gone = [name for name in before if name not in files] if wanted is None else []
+            os.replace(Path(folder) / name, to / name)
     for name in gone:
         (to / name).unlink(missing_ok=True)
-    kept = {} if wanted is None else before
     write_json(to / PULLED, {"repo_id": args.repo_id, "commit": snapshot.name, "files": {**kept, **files}})
     changed = [name for name in names if before.get(name) != files[name]]
     print(f"pulled {args.repo_id} at commit {snapshot.name} to {to}: {len(names)} files, {len(changed)} new or changed"
           + (f", {len(gone)} deleted" if gone else ""))  # fmt: skip
+
+
+def _snapshot(args, wanted) -> tuple[Path, bool]:
+    """(folder in the cache, whether it has all files of the commit)."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if HF_HUB_OFFLINE:
+        return Path(snapshot_download(args.repo_id, revision=args.revision, allow_patterns=wanted)), False
+    api = HfApi(library_name="eanet")
+    commit = api.model_info(args.repo_id, revision=args.revision).sha
+    names = api.list_repo_files(args.repo_id, revision=commit)
+    snapshot = Path(snapshot_download(args.repo_id, revision=commit, allow_patterns=wanted))
+    # Where the Hub breaks off, the client is content with what its cache has of the commit.
+    missing = [name for name in names if (wanted is None or _matches(name, wanted)) and not (snapshot / name).is_file()]
+    if missing:
+        raise ConnectionError(f"{missing[0]} was not downloaded")
+    return snapshot, True
 
 
 def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
@@ -409,14 +509,14 @@ def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
         return {}
     try:
         record = json.loads((to / PULLED).read_text(encoding="utf-8"))
-        files = dict(record["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        theirs, files, earlier = record["repo_id"], dict(record["files"]), dict(record.get("before", {}))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"--to {to}: is not empty and no folder of an earlier pull; name another") from None
-    if record["repo_id"] != repo_id:
-        raise ValueError(f"--to {to}: was pulled from {record['repo_id']}, not from {repo_id}; name another folder")
+    if theirs != repo_id:
+        raise ValueError(f"--to {to}: was pulled from {theirs}, not from {repo_id}; name another folder")
     for name, sha256 in files.items():
         path = to / name
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        if path.is_file() and _sha256(path.read_bytes()) not in (sha256, earlier.get(name)):
             raise ValueError(f"--to {to}: {name} was changed since it was pulled; move it away, or name another folder")
     return files
 
@@ -438,56 +538,92 @@ def _connection_failed(error) -> bool:
     """Clients raise the errors of requests, of httpx or of their Xet library; their names tell more than their bases."""
     names = {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__}
     return bool(names & {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ChunkedEncodingError",
-                         "ProtocolError", "XetError", "IncompleteRead", "LocalEntryNotFoundError"})  # fmt: skip
+                         "ProtocolError", "IncompleteRead", "LocalEntryNotFoundError"})  # fmt: skip
 
 
 def _wait_or_raise(error: Exception, attempt: int, repo_id: str) -> None:
-    """Waits before another attempt at what may pass; raises what will not, as one line."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    """Waits before another attempt at what may pass; raises what will not: as it is, or as one line about the Hub."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    if isinstance(error, (HubError, OfflineModeIsEnabled)) or (isinstance(error, ValueError) and _status(error) is None):
-        if not _connection_failed(error) or isinstance(error, OfflineModeIsEnabled):
-            raise error
+    if isinstance(error, HubError):
+        raise error
+    if HF_HUB_OFFLINE:
+        raise ValueError(f"HF_HUB_OFFLINE is set, and this is not in the cache: {_first_line(error)}") from None
     status = next((s for s in map(_status, _chain(error)) if s is not None), None)
-    passing = status in (408, 425, 429) or (status or 0) >= 500 or (status is None and _connection_failed(error))
-    if not passing or attempt == ATTEMPTS:
-        raise HubError(_explain(error, status, repo_id)) from error
-    wait = _retry_after(error) or 2 ** (attempt - 1)
-    print(f"{_explain(error, status, repo_id)}; trying again in {wait:.0f} s", file=sys.stderr)
+    if status is None and not _connection_failed(error):
+        raise error  # nothing to do with the Hub
+    asked = _retry_after(error)
+    wait = 2.0 ** (attempt - 1) if asked is None else asked
+    passing = status in (None, 408, 425, 429) or status >= 500
+    if not passing or attempt == ATTEMPTS or wait > LONGEST_WAIT:
+        later = f"; it asks to wait {wait:.0f} s, so try again then" if passing and wait > LONGEST_WAIT else ""
+        raise HubError(_explain(error, status, repo_id) + later) from error
+    print(_without_token(f"{_explain(error, status, repo_id)}; trying again in {wait:.0f} s"), file=sys.stderr)
     time.sleep(wait)
 
 
 def _retry_after(error) -> float | None:
+    """Seconds; the header may also give a date."""
     for cause in _chain(error):
         value = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After")
-        if value and re.fullmatch(r"\d+(\.\d+)?", value):
-            return min(float(value), 300.0)
+        if value and value.strip().isdigit():
+            return float(value)
+        if value:
+            with contextlib.suppress(ValueError, TypeError):
+                return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
 
 
 def _explain(error, status, repo_id) -> str:
-    said = next((m for m in (getattr(e, "server_message", None) for e in _chain(error)) if m), None)
-    said = said or next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    said = next((m for m in (getattr(e, "server_message", None) for e in _chain(error)) if m), None) or _first_line(error)
     reasons = {
         401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
-        403: f"the token has no right to do this (403); it needs the role write for {repo_id.split('/')[0]}",
+        403: f"the token has no right to do this (403); to push it needs the role write for {repo_id.split('/')[0]}",
         404: "no such repository or revision, or it is private (404); check --repo-id and --revision",
         409: "the Hub reports a conflict (409); run the same command again",
         429: "the Hub answers that there were too many requests (429)",
     }
     if status in reasons:
         return f"{repo_id}: {reasons[status]}"
-    if status is not None and status >= 500:
-        return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
-    if status is None and _connection_failed(error):
+    if status is None:
         return f"{repo_id}: the connection to the Hub failed ({said})"
-    return f"{repo_id}: the Hub refused ({status or type(error).__name__}: {said})"
+    if status >= 500:
+        return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
+    return f"{repo_id}: the Hub refused ({status}: {said})"
+
+
+def _first_line(error) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _time_out() -> None:
+    """Makes a Hub that says nothing for a minute a failed connection; the clients by themselves wait for good."""
+    import huggingface_hub as hub
+
+    if not hasattr(hub, "configure_http_backend"):  # 1.0 and later: one httpx client
+        hub.get_session().timeout = TIMEOUT
+        return
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, request, **kwargs):
+            return super().send(request, **{**kwargs, "timeout": kwargs.get("timeout") or TIMEOUT})
+
+    def session():
+        made = requests.Session()
+        for scheme in ("https://", "http://"):
+            made.mount(scheme, Adapter())
+        return made
+
+    hub.configure_http_backend(session)
 
 
 def main(argv=None) -> int:
     args = parse_args(argv)
     code = 0
     try:
+        _time_out()
         {"push": push, "pull": pull, "card": card}[args.command](args)
     except (HubError, ValueError, OSError, ImportError) as error:
         code = 1 if isinstance(error, HubError) else 2

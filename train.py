@@ -37,9 +37,9 @@ from modeling_eanet import (
     build_eanet,
     can_write_saved_model,
     from_pretrained_keras,
+    model_checksum,
     predict_probabilities,
     save_pretrained_keras,
-    weights_checksum,
     write_json,
 )
 
@@ -484,7 +484,7 @@ def _results(model, dataset, split) -> dict:
         "model": {
             "preset": model.config.preset_name,
             "parameters": model.count_params(),
-            "weights_crc32": weights_checksum(model),
+            "checksum": model_checksum(model),
         },
         "training": None,
         "versions": versions,

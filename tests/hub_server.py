@@ -479,7 +479,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self._commit_of(found, rev)
         card = None
         if "README.md" in commit.files:
-            with contextlib.suppress(yaml.YAMLError):  # put there by other means than these clients
+            with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):  # put there by other means than these clients
                 card = front_matter(commit.files["README.md"].content.decode())
         reply = {
             "_id": "0" * 24,

@@ -18,8 +18,11 @@ from apart import installed
 from conftest import ROOT, TINY, run_program, write_official
 from hub_server import File, Hub, card_errors, front_matter
 
+import modeling_eanet
+
 NEWEST, OLDEST, BETWEEN = "2.4.0", "0.36.2", "1.33.0"
 REPO = "user/pictures-eanet"
+TIMEOUT = 4  # seconds without a word from the Hub
 SECRET = "hf_" + "pLANTEDsecret" * 3
 
 SETUP = f"""
@@ -66,7 +69,7 @@ class Session:
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(home),
             "HF_TOKEN": hub.token,
-            "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(TIMEOUT),
             "PYTHONPATH": client_path(version),
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
@@ -318,14 +321,15 @@ def test_files_of_an_earlier_run_are_deleted_in_the_same_commit_and_a_persons_st
     assert session.push(run).code == 0
     repo = hub.repos[REPO]
     files = dict(repo.head().files)
-    stale = ("logs/old/events.out.tfevents.1.host", "variables/variables.data-00000-of-00002", "figures/old.png")
-    for name in (*stale, "notes.md", "onnx/model.onnx"):
+    stale = ("logs/old/events.out.tfevents.1.host", "variables/variables.data-00000-of-00002")
+    theirs = ("notes.md", "onnx/model.onnx", "figures/paper.png", "samples/mine/cat.png", "logs/NOTES.md", "pyproject.toml")
+    for name in (*stale, *theirs):
         files[name] = File(b"old", name.endswith((".onnx", ".png", ".host", "02")))
     repo.commit("main", "by hand", files)
     done = session.push(run)
     assert done.code == 0, done.err
     assert sorted(re.findall(r"deleted +(\S+)", done.out)) == sorted(stale)
-    assert {"notes.md", "onnx/model.onnx", ".gitattributes"} <= set(repo.head().files)
+    assert {*theirs, ".gitattributes"} <= set(repo.head().files)
     assert not set(stale) & set(repo.head().files)
     assert len(repo.history()) == 4
 
@@ -461,11 +465,13 @@ sys.exit(push_to_hub.main(sys.argv[1:]))
     "fault",
     [
         dict(path="/commit/", status=503, times=1),
-        dict(path="/commit/", status=429, times=1, headers={"Retry-After": "1"}),
+        dict(path="/commit/", status=429, times=1, headers={"Retry-After": "3"}),
         dict(path="/preupload/", kind="drop", times=1),
         dict(path="/lfs/", method="PUT", kind="cut", times=1),
         dict(path="/commit/", kind="late", times=1),
-        dict(path="/revision/", kind="slow", seconds=2, times=1),
+        dict(path="/tree/", status=502, times=1),
+        dict(path="/api/repos/create", kind="drop", times=1),
+        dict(path="/revision/", kind="slow", seconds=TIMEOUT + 2, times=1),
     ],
     ids=lambda fault: f"{fault.get('status', fault.get('kind'))}",
 )
@@ -476,7 +482,9 @@ def test_a_fault_that_passes_is_sat_out(version, fault, made_run, sessions):
     assert done.code == 0, done.err
     repo = session.hub.repos[REPO]
     assert len(repo.history()) == 2 and "model.weights.h5" in repo.head().files
-    assert session.hub.faults[0].times == 0
+    assert session.hub.faults[0].times == 0 and "pushed" in done.out and "new      model.weights.h5" in done.out
+    if fault.get("status") == 429:
+        assert "trying again in 3 s" in done.err
 
 
 @pytest.mark.parametrize(
@@ -489,6 +497,8 @@ def test_a_fault_that_passes_is_sat_out(version, fault, made_run, sessions):
         (dict(path="/commit/", status=500), "problem of its own (500)"),
         (dict(path="/commit/", status=429, headers={"Retry-After": "0"}), "too many requests"),
         (dict(path="/commit/", kind="drop"), "connection to the Hub failed"),
+        (dict(path="/commit/", status=429, headers={"Retry-After": "4000"}), "asks to wait 4000 s"),
+        (dict(path="/preupload/", kind="drop"), "connection to the Hub failed"),
         (dict(path="/validate-yaml", status=400), "refused"),
     ],
     ids=lambda value: f"{value.get('status', value.get('kind'))}" if isinstance(value, dict) else "",
@@ -554,8 +564,19 @@ def remove_saved_model(run):
 
 def results_of_another_run(run):
     results = json.loads((run / "eval_results.json").read_text())
-    results["model"]["weights_crc32"] += 1
+    results["model"]["checksum"] = "00000000"
     (run / "eval_results.json").write_text(json.dumps(results))
+
+
+def results_without_a_key(run):
+    results = json.loads((run / "eval_results.json").read_text())
+    del results["versions"]
+    (run / "eval_results.json").write_text(json.dumps(results))
+
+
+def class_names_of_another_run(run):
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"red"', '"rouge"'))
 
 
 def history_of_another_run(run):
@@ -563,15 +584,39 @@ def history_of_another_run(run):
     (run / "history.json").write_text(json.dumps({k: v[::-1] for k, v in history.items()}))
 
 
-def variables_of_another_run(run):
-    import tensorflow as tf
-    import tf_keras
-
-    inputs = tf_keras.Input((3,))
-    tf_keras.Model(inputs, tf_keras.layers.Dense(2)(inputs)).save(run.parent / "other", save_format="tf")
+def saved_model_of_another_run(run):
+    config = modeling_eanet.EANetConfig.from_json_file(run / "config.json")
+    modeling_eanet.save_pretrained_keras(modeling_eanet.build_eanet(config), run.parent / "other", saved_model=True)
     shutil.rmtree(run / "variables")
     shutil.copytree(run.parent / "other" / "variables", run / "variables")
-    del tf
+
+
+def damaged_saved_model(run):
+    (run / "saved_model.pb").write_bytes(b"x")
+
+
+def damaged_history(run):
+    (run / "history.json").write_text("{}")
+
+
+def link_within(run):
+    (run / ".env").write_text("secret")
+    (run / "samples").mkdir()
+    (run / "samples" / "notes.md").symlink_to("../.env")
+
+
+def linked_folder(run):
+    (run / "logs").rename(run.parent / "logs")
+    (run / "logs").symlink_to(run.parent / "logs")
+
+
+def linked_card(run):
+    (run.parent / "private.md").write_text("secret")
+    (run / "README.md").symlink_to("../private.md")
+
+
+def card_in_latin_1(run):
+    (run / "README.md").write_bytes(b"caf\xe9")
 
 
 def link_out(run):
@@ -597,8 +642,16 @@ def token_in_card(run):
         (break_results, ["eval_results.json is damaged"]),
         (results_of_another_run, ["different runs", "eval_results.json"]),
         (history_of_another_run, ["different runs", "history.json"]),
-        (variables_of_another_run, ["different runs", "variables/"]),
+        (class_names_of_another_run, ["different runs", "config.json"]),
+        (saved_model_of_another_run, ["different runs", "SavedModel"]),
+        (damaged_saved_model, ["SavedModel cannot be loaded"]),
+        (damaged_history, ["history.json is damaged"]),
+        (results_without_a_key, ["eval_results.json", "versions", "train.py"]),
         (link_out, ["samples/a.png", "link"]),
+        (link_within, ["samples/notes.md", "link"]),
+        (linked_folder, ["logs/", "link"]),
+        (linked_card, ["README.md", "link"]),
+        (card_in_latin_1, ["README.md", "UTF-8"]),
         (broken_card, ["README.md, line 4", "broken YAML"]),
         (token_in_card, ["README.md", "token"]),
     ],
@@ -666,6 +719,61 @@ def test_pull_takes_a_part_and_overwrites_nothing_of_yours(session, made_run, hu
     assert "no such repository" in error_line(session.run("pull", "--repo-id", "user/none", "--to", tmp_path / "x"), 1)
     assert "no such repository" in error_line(session.pull(tmp_path / "x", "--revision", "none"), 1)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_edited_card_of_a_pull_is_pushed_and_any_other_is_left_out_aloud(session, run, hub, tmp_path):
+    assert session.push(run).code == 0
+    assert session.pull(tmp_path / "back").code == 0
+    card = tmp_path / "back" / "README.md"
+    card.write_text(card.read_text().replace("## Results", "My own words.\n\n## Results"))
+    done = session.push(tmp_path / "back")
+    assert done.code == 0 and re.findall(r"changed +(\S+)", done.out) == ["README.md"]
+    assert "My own words." in card_on(hub)
+
+    (run / "README.md").write_text("# Another card\n")
+    done = session.push(run)
+    assert "nothing to push" in done.out and "is left out (--new-card takes it)" in done.err
+    assert session.push(run, "--new-card").code == 0
+    assert "# Another card" in card_on(hub) and "My own words." not in card_on(hub)
+
+
+def test_a_pull_is_whole_or_fails(session, made_run, hub, tmp_path):
+    assert session.push(made_run).code == 0
+    assert session.pull(tmp_path / "back").code == 0
+    repo = hub.repos[REPO]
+    files = dict(repo.head().files)
+    repo.commit("main", "by hand", files | {"handler.py": File(b"new", False)})
+    hub.fault("/resolve/.*/handler.py", status=500)
+    line = error_line(session.pull(tmp_path / "back"), 1)
+    assert REPO in line
+    assert (tmp_path / "back" / "handler.py").read_bytes() == files["handler.py"].content
+    assert (tmp_path / "back" / "model.weights.h5").exists()
+    hub.faults.clear()
+    assert session.pull(tmp_path / "back").code == 0
+    assert (tmp_path / "back" / "handler.py").read_bytes() == b"new"
+
+
+def test_a_pull_overwrites_no_file_of_your_own_and_takes_old_logs_away(session, made_run, hub, tmp_path):
+    assert session.push(made_run).code == 0
+    back = tmp_path / "back"
+    assert session.pull(back, "--logs-only").code == 0
+    (back / "config.json").write_text("mine")
+    assert "config.json is there and of your own" in error_line(session.pull(back), 2)
+    assert (back / "config.json").read_text() == "mine"
+
+    repo = hub.repos[REPO]
+    files = dict(repo.head().files)
+    log = files.pop("logs/train/events.out.tfevents.eanet")
+    repo.commit("main", "by hand", files | {"logs/train/events.out.tfevents.2": log})
+    assert session.pull(back, "--logs-only").code == 0
+    assert [p.name for p in (back / "logs" / "train").iterdir()] == ["events.out.tfevents.2"]
+    assert (back / "logs" / "validation" / "events.out.tfevents.eanet").exists()
+
+    record = json.loads((back / ".pulled.json").read_text())  # as an interrupted pull leaves it
+    name = "logs/train/events.out.tfevents.2"
+    record["files"][name], record["before"] = "0" * 64, {name: record["files"][name]}
+    (back / ".pulled.json").write_text(json.dumps(record))
+    assert session.pull(back, "--logs-only").code == 0
 
 
 def test_only_listed_files_go_up_and_no_token_anywhere(session, run, hub):

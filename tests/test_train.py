@@ -23,7 +23,7 @@ from PIL import Image
 import modeling_eanet
 import train
 from data import Split, load_dataset
-from modeling_eanet import EANetConfig, from_pretrained_keras, weights_checksum
+from modeling_eanet import EANetConfig, from_pretrained_keras, model_checksum
 
 EPOCHS, STEPS, PEAK, EMA = 5, 16, 0.01, 0.9
 RECIPE = ["--preset", "tiny", "--epochs", EPOCHS, "--batch-size", 16, "--validation-split", 0.2, "--seed", 3]
@@ -228,7 +228,7 @@ def test_eval_results_have_the_documented_schema(finished, colours):
         "model": {
             "preset": "tiny",
             "parameters": model.count_params(),
-            "weights_crc32": weights_checksum(model),
+            "checksum": model_checksum(model),
         },
         "training": {
             "seed": 3,

@@ -1,0 +1,170 @@
+"""What a run changes in a card, and what stays."""
+
+import pytest
+import yaml
+from conftest import ROOT
+
+import model_card
+from model_card import _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
+
+RESULTS = {
+    "accuracy": 0.5,
+    "top5_accuracy": 0.75,
+    "loss": 1.25,
+    "num_images": 48,
+    "dataset": {"id": "", "name": "fruits", "split": "test", "note": ""},
+    "model": {"preset": "tiny", "parameters": 9475},
+    "training": None,
+    "versions": {"backend": "jax"},
+}
+
+
+def card(base, folder, results=RESULTS):
+    return build_card(base, folder, results, "me/new", where="README.md")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "tags:\n- a\n- b\n",
+        "tags: [a, b]\n",
+        "tags: [\n  a,\n  b,\n]\n",
+        "tags:\n- a\n# why b\n- b\n",
+        '"tags":\n  - a\n  - b  # why b\n',
+        "tags: [a, b]  # both\n",
+        "tags:\n",
+        "",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "license: mit  # mine\n\n# about tags\n"])
+@pytest.mark.parametrize("after", ["", "\n# about x\nx: |\n  # text\n  more\n", "z: [1,\n 2]\n"])
+def test_a_key_is_set_and_all_other_lines_stay(head, before, after):
+    text = _with_key(before + head + after, "tags", ["new"])
+    data = yaml.safe_load(text)
+    assert data == {**(yaml.safe_load(before + after) or {}), "tags": ["new"]}
+    assert text.startswith(before) and after in text and text.count("tags") == 1 + before.count("tags")
+    gone = _with_key(before + head + after, "tags", None)
+    assert yaml.safe_load(gone) == yaml.safe_load(before + after)
+
+
+@pytest.mark.parametrize(
+    ("text", "head", "body"),
+    [
+        ("no front matter\n---\n", "", "no front matter\n---\n"),
+        ("---\na: 1\n---\nbody", "a: 1\n", "body"),
+        ("---\na: 1\n---", "a: 1\n", ""),
+        ("\n\n---\r\na: 1\r\n---  \r\nbody\r\n", "a: 1\n", "body\n"),
+        ("\ufeff---\n---\nbody", "", "body"),
+    ],
+)
+def test_front_matter_is_found_where_the_hub_finds_it(text, head, body):
+    assert split_card(text) == (head, body)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("---\na: 1\n", "does not end"),
+        ("---\na: 1\nb: [\n---\n", "README.md, line 4"),
+        ("\n\n---\na: 1\nb: c: d\n---\n", "README.md, line 5"),
+        ("---\n- a\n---\n", "mapping"),
+    ],
+)
+def test_broken_front_matter_is_named_with_its_line(text, words):
+    with pytest.raises(ValueError, match=words):
+        split_card(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# mine\n\n<!-- results -->\nold\n\nMy words.\n",
+        "<!-- /results -->\nMy words.\n<!-- results -->\n",
+        "<!-- results -->\n<!-- results -->\nMy words.\n<!-- /results -->\n",
+    ],
+)
+def test_a_marker_without_its_other_is_named_and_no_word_is_lost(text, tiny_folder):
+    with pytest.raises(ValueError, match="README.md: the lines <!-- results -->"):
+        card(text, tiny_folder)
+
+
+def test_markers_count_only_on_a_line_of_their_own(tiny_folder):
+    text = "Ours stand between `<!-- results -->` and <!-- /results -->\n"
+    text += "\n<!-- results -->\nstale\n<!-- /results -->\nMy words.\n"
+    new = card(text, tiny_folder)
+    assert "Ours stand between `<!-- results -->` and <!-- /results -->\n" in new and new.endswith("My words.\n")
+    assert "stale" not in new and "50.00 %" in new
+    assert _with_region("<!-- a -->\n<!-- /a -->", "a", r"\1 \g<0>") == "<!-- a -->\n\\1 \\g<0>\n<!-- /a -->"
+
+
+def test_only_our_results_are_replaced():
+    def result(name, value, **more):
+        return {"task": {"type": "image-classification"}, "dataset": {"type": "imagefolder", "name": name}, **more,
+                "metrics": [{"type": "accuracy", "value": value}]}  # fmt: skip
+
+    ours = result("older fruits", 0.1, source={"name": "eval_results.json"})
+    birds, text = result("birds", 0.9), result("fish", "0.91")
+    by_hand, empty = result("fruits", 0.2), result("x", [])
+    index = model_index([{"name": "a", "results": [ours, birds, by_hand, empty, text]}, {"name": "b", "results": [birds]}],
+                        RESULTS, "me/new")  # fmt: skip
+    assert [entry["name"] for entry in index] == ["a", "b"] and index[1]["results"] == [birds]
+    assert index[0]["results"][1:] == [birds, text]
+    assert [metric["value"] for metric in index[0]["results"][0]["metrics"]] == [0.5, 0.75, 1.25]
+    for broken in (None, 3, [], [{"name": "c", "results": 3}], [{"results": ["x"]}]):
+        (entry,) = model_index(broken, RESULTS, "me/new")
+        assert len(entry["results"]) == 1
+
+
+def test_a_persons_data_sets_stay(tiny_folder):
+    data = yaml.safe_load(split_card(card("---\ndatasets: [me/birds, uoft-cs/cifar100]\n---\n", tiny_folder))[0])
+    assert data["datasets"] == ["me/birds"]
+    cifar = {**RESULTS, "dataset": {**RESULTS["dataset"], "id": "uoft-cs/cifar100"}}
+    data = yaml.safe_load(split_card(card("---\ndatasets: [me/birds]\n---\n", tiny_folder, cifar))[0])
+    assert data["datasets"] == ["me/birds", "uoft-cs/cifar100"]
+
+
+@pytest.mark.parametrize("claim", ["---\ntags: [cifar100]\n---\n", "Trained on CIFAR-100.\n"])
+def test_a_claim_of_other_data_is_refused(claim, tiny_folder):
+    with pytest.raises(ValueError, match="fruits"):
+        card(claim, tiny_folder)
+
+
+@pytest.mark.parametrize("head", ["tags: [{a: b}]\n", "tags: x\n", "datasets: {a: 1}\n"])
+def test_front_matter_of_another_shape_is_named(head, tiny_folder):
+    with pytest.raises(ValueError, match="must be a list of texts"):
+        card(f"---\n{head}---\n", tiny_folder)
+
+
+def test_the_repository_is_named_in_the_calls_that_load_it_and_nowhere_else():
+    text = """Compare hf://keras-io/base and from_pretrained_keras("me/old").
+```python
+model = keras.saving.load_model("hf://me/old")
+```
+~~~
+model = from_pretrained_keras('me/old', revision="x")
+python train.py --init-from me/old
+~~~
+"""
+    new = _with_repo_id(text, "me/new")
+    assert new.count("me/new") == 2 and 'load_model("hf://me/new")' in new and "from_pretrained_keras('me/new'" in new
+    assert "--init-from me/old" in new and new.startswith(text[:60])
+    two = text.replace("'me/old'", "'you/other'")  # whose is whose cannot be told
+    assert _with_repo_id(two, "me/new") == two
+
+
+def test_names_stay_in_their_cells(tiny_folder):
+    name = {**RESULTS, "dataset": {**RESULTS["dataset"], "name": "a | b\nc"}}
+    row = next(line for line in card(None, tiny_folder, name).splitlines() if line.startswith("| a"))
+    assert row.startswith("| a \\| b c | 48 |")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
+def test_a_result_that_is_no_number_is_refused(value, tiny_folder):
+    with pytest.raises(ValueError, match="top5_accuracy"):
+        card(None, tiny_folder, {**RESULTS, "top5_accuracy": value})
+
+
+def test_the_template_has_every_region_but_the_samples_and_the_readme_all_but_the_classes():
+    for name, missing in (("card_template.md", {"samples"}), ("README.md", {"classes"})):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert {r for r in model_card.REGIONS if f"\n<!-- {r} -->\n" not in text} == missing
