@@ -278,7 +278,7 @@ def _read_class_folders(folder, labels, config, name) -> Split:
 
 
 class Batches:
-    """Shuffled, augmented batches: a random crop out of reflected borders and a horizontal flip.
+    """Shuffled, augmented batches: a random crop out of reflected borders, a horizontal flip, and CutMix.
 
     An epoch's order and augmentation follow from (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
     All pictures of a batch are gathered at once, about 1 ms for 128 of 32x32.
@@ -302,8 +302,11 @@ class Batches:
     def __len__(self):
         return len(self.targets) // self.batch_size
 
-    def epoch(self, epoch: int):
-        """Yields uint8 (batch, size, size, 3) and one-hot float32 (batch, classes)."""
+    def epoch(self, epoch: int, cutmix: float = 0.0):
+        """Yields uint8 (batch, size, size, 3) and float32 (batch, classes), rows that sum to 1: one-hot without CutMix.
+
+        `cutmix` is the part of the pictures, 0 to 1, that get a piece of another.
+        """
         rng = np.random.default_rng((self.seed, 2, epoch))
         order = rng.permutation(len(self.targets))
         along = np.arange(self.size)
@@ -313,4 +316,20 @@ class Batches:
             rows, columns = top + along, left + along
             flip = rng.random(len(index)) < 0.5
             columns[flip] = columns[flip, ::-1]
-            yield self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]], self.targets[index]
+            x = self.padded[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+            yield _cutmix(x, self.targets[index], cutmix, rng) if cutmix else (x, self.targets[index])
+
+
+def _cutmix(x, y, part, rng):
+    """CutMix (Yun et al. 2019, arXiv:1905.04899), a box of its own for each picture.
+
+    A picture gets the box from its neighbour in the batch. The box has an area of 1 - l, l uniform in [0, 1], and its centre
+    anywhere, so that a border may cut it; the target is mixed by the pixels that are really the neighbour's.
+    """
+    count, size = x.shape[:2]
+    half = size * np.sqrt(1 - rng.random((count, 1))) / 2 * (rng.random((count, 1)) < part)
+    along = np.arange(size) + 0.5
+    inside = np.abs(along - rng.uniform(0, size, (2, count, 1))) < half  # (rows or columns, count, size)
+    box = inside[0][:, :, None] & inside[1][:, None, :]
+    taken = box.mean(axis=(1, 2), dtype=np.float32)[:, None]
+    return np.where(box[..., None], np.roll(x, 1, axis=0), x), (1 - taken) * y + taken * np.roll(y, 1, axis=0)

@@ -44,8 +44,8 @@ from modeling_eanet import (
 )
 
 # What makes two runs the same run. The rest of the options may change between a run and its resumption.
-RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay", "warmup_epochs")
-RECIPE += ("label_smoothing", "ema", "precision", "init_from", "set")
+RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay")
+RECIPE += ("warmup_epochs", "label_smoothing", "cutmix", "ema", "precision", "init_from", "set")
 EVALUATION_BATCH = 500
 NORM_BATCHES, LAST_NORM_BATCHES = 10, 100  # that the statistics of batch norms are measured on, each epoch and at the end
 
@@ -67,11 +67,13 @@ def parse_args(argv=None):
     add("--batch-size", _whole, 128, "pictures a step", metavar="N")
     add("--seed", _seed, 0, "of weights, order, augmentation and validation split", metavar="N")
     add("--validation-split", _fraction, 0.02, "part of train held out to watch each epoch; 0 for none", metavar="F")
-    add("--learning-rate", _positive, 2e-3, "peak, reached after the warm-up, then a cosine to 0", metavar="X")
-    add("--weight-decay", _not_negative, 0.05, "AdamW's, on all but biases and norms", metavar="X")
+    add("--learning-rate", _positive, 5e-3, "peak, reached after the warm-up, then a cosine to 0", metavar="X")
+    add("--weight-decay", _not_negative, 0.1, "AdamW's, on all but biases and norms", metavar="X")
     parser.add_argument("--warmup-epochs", type=_not_negative, metavar="X",
                         help="epochs of linear warm-up (default: 2, and at most a tenth of --epochs)")  # fmt: skip
     add("--label-smoothing", _fraction, 0.1, "of the training loss", metavar="X")
+    add("--cutmix", _part, 0.5, "part of the pictures that get a piece of another; none in the last tenth of the epochs",
+        metavar="X")  # fmt: skip
     parser.add_argument("--ema", type=_fraction, metavar="X", help="momentum of the moving average of the weights; that "
                         "average is shipped (default: 0.998, and less in a run of fewer than 10,000 steps)")  # fmt: skip
     add("--precision", str, "float32", "float32 or mixed_bfloat16", choices=("float32", "mixed_bfloat16"))
@@ -127,6 +129,7 @@ def _number(kind, test, what):
 _whole = _number(int, lambda v: v >= 1, "a whole number, at least 1")
 _seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
 _fraction = _number(float, lambda v: 0 <= v < 1, "a number from 0 up to, but not including, 1")
+_part = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 _positive = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
 _not_negative = _number(float, lambda v: 0 <= v < float("inf"), "a number, at least 0")
 
@@ -245,7 +248,9 @@ def _train_epoch(model, batches, epoch, args) -> dict:
     began = time.perf_counter()
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
-        for step, (x, y) in enumerate(batches.epoch(epoch), 1):
+        # The last epochs see whole pictures, as a prediction will.
+        cutmix = args.cutmix if epoch < 0.9 * args.epochs else 0.0
+        for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
             model.reset_metrics()  # Keras before 3.15 would go on with the batches before
             batch = model.train_on_batch(x, y, return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}

@@ -307,6 +307,39 @@ def test_every_picture_is_a_crop_of_its_reflection_and_half_are_flipped():
     assert abs(np.corrcoef(tops, lefts)[0, 1]) < 0.15
 
 
+def test_cutmix_puts_a_box_of_the_neighbour_into_a_picture_and_mixes_the_labels_by_its_area():
+    size, count = 32, 200
+    colours = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)  # every picture of one colour, and no two alike
+    batches = Batches(Split(np.tile(colours, (1, size, size, 3)), np.arange(count), "train"), count, count, seed=0)
+    ((_, plain),), ((x, y),) = batches.epoch(0), batches.epoch(0, cutmix=0.75)
+    own = plain.argmax(axis=1)
+    taken, boxes = [], set()
+    for i in range(count):
+        box = x[i, :, :, 0] != own[i]
+        assert (x[i][box] == own[i - 1]).all() and (x[i][~box] == own[i]).all()
+        rows, columns = np.flatnonzero(box.any(axis=1)), np.flatnonzero(box.any(axis=0))
+        assert box.sum() == len(rows) * len(columns)  # full, and so one rectangle once its sides have no gap
+        if len(rows):
+            assert np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1
+            boxes.add((rows[0], rows[-1], columns[0], columns[-1]))
+        expected = np.zeros(count)
+        expected[own[i]], expected[own[i - 1]] = 1 - box.mean(), box.mean()
+        np.testing.assert_allclose(y[i], expected, atol=1e-6)
+        taken.append(box.mean())
+    taken = np.array(taken)
+    assert 0.6 < (taken > 0).mean() < 0.8  # three quarters, but for boxes that hold no pixel's centre
+    assert len(boxes) > 0.9 * np.count_nonzero(taken)
+    assert taken.max() > 0.5 and 0.2 < taken[taken > 0].mean() < 0.5
+
+
+def test_cutmix_follows_from_seed_and_epoch_alone():
+    first, second = (list(Batches(numbered(40), 40, 8, seed=7).epoch(2, cutmix=0.5)) for _ in range(2))
+    for (x, y), (same_x, same_y) in zip(first, second, strict=True):
+        np.testing.assert_array_equal(x, same_x)
+        np.testing.assert_array_equal(y, same_y)
+
+
+
 # ---------------------------------------------------------------------------------------------------------- errors
 
 
