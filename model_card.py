@@ -2,7 +2,7 @@
 
 A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run; `REGIONS`
 has them all. In the front matter `model-index` and `datasets` follow the run; keys that are missing are added; the rest,
-comments included, is left as it is. The repository's name is kept right inside the fenced code.
+comments included, is left as it is. Calls in fenced code that load a model from the Hub get the repository's name.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def split_card(text: str, where: str = CARD) -> tuple[str, str]:
 
 
 def model_index(existing, results: dict, repo_id: str) -> list[dict]:
-    """`model-index` with the run's result first; results of others stay, unless their values are no numbers."""
+    """`model-index` with the run's result first, in place of earlier ones of ours, of ones on a data set of the same
+    name, and of empty ones; all others stay."""
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 

@@ -670,7 +670,7 @@ def from_pretrained_keras(
                 )
             )
         except (OSError, ValueError) as error:
-            reason = f"no such folder, and no repository that the Hub gives ({_first_line(error)})"
+            reason = f"no such folder, and no repository that the Hub gives ({first_line(error)})"
             raise OSError(f"{repo_id}: {reason}") from error
     config = EANetConfig.from_json_file(directory / CONFIG_FILE)
     weights = directory / WEIGHTS_FILE
@@ -681,9 +681,9 @@ def from_pretrained_keras(
         model.load_weights(weights)
         _check_nothing_left_over(model, weights)
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"{weights}: cannot be read, damaged or cut short ({_first_line(error)})") from None
+        raise ValueError(f"{weights}: cannot be read, damaged or cut short ({first_line(error)})") from None
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{weights}: not the weights of {CONFIG_FILE} beside it ({_first_line(error)})") from None
+        raise ValueError(f"{weights}: not the weights of {CONFIG_FILE} beside it ({first_line(error)})") from None
     return model
 
 
@@ -738,10 +738,11 @@ def _read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"not JSON ({_first_line(error)})") from None
+        raise ValueError(f"not JSON ({first_line(error)})") from None
 
 
-def _first_line(error) -> str:
+def first_line(error) -> str:
+    """The first line of an error's message that has text in it, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -790,7 +791,7 @@ def _write_saved_model(model, directory) -> None:
     try:
         wrapped.save(directory, save_format="tf", include_optimizer=False)
     except tf.errors.OpError as error:
-        raise OSError(f"{directory}: the SavedModel cannot be written ({_first_line(error)})") from None
+        raise OSError(f"{directory}: the SavedModel cannot be written ({first_line(error)})") from None
 
 
 def _remove(path: Path) -> None:
@@ -847,11 +848,11 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
     except UnidentifiedImageError:
         raise UnidentifiedImageError("unknown picture format") from None
     except Image.DecompressionBombError as error:
-        raise ValueError(_first_line(error)) from None
+        raise ValueError(first_line(error)) from None
     except (OSError, ValueError, MemoryError):
         raise
     except Exception as error:  # on damaged files Pillow's decoders raise anything, RuntimeError to AttributeError
-        raise OSError(f"damaged picture ({_first_line(error)})") from None
+        raise OSError(f"damaged picture ({first_line(error)})") from None
 
 
 def _upright(image):

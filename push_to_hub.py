@@ -31,7 +31,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 import numpy as np
 
 from model_card import CARD, build_card, split_card
-from modeling_eanet import KERAS_FILES, SAVED_MODEL_FILES, from_pretrained_keras, model_checksum, write_json
+from modeling_eanet import (
+    KERAS_FILES,
+    SAVED_MODEL_FILES,
+    first_line,
+    from_pretrained_keras,
+    model_checksum,
+    write_json,
+)
 
 ROOT = Path(__file__).resolve().parent
 # All that ever goes up, as patterns of whole paths. Out of the run's folder:
@@ -107,7 +114,7 @@ def stage_run(run: Path, stage: Path) -> dict:
         The content of `eval_results.json`.
 
     Raises:
-        ValueError: `run` holds no complete run, files of two runs, a link out of the folder, or a token.
+        ValueError: `run` holds no complete run, files of two runs, a link, or a token.
     """
     if not run.is_dir():
         raise ValueError(f"RUN_DIR {run}: no such folder")
@@ -153,17 +160,7 @@ def _read_results(run: Path, stage: Path) -> dict:
     keys = {
         "dataset": ("id", "name", "split", "note"),
         "model": ("preset", "parameters", "checksum"),
-        "training": (
-            "command",
-            "seed",
-            "epochs",
-            "num_images",
-            "wall_time_s",
-            "hardware",
-            "date",
-            "init_from",
-            "final_loss",
-        ),
+        "training": tuple("command seed epochs num_images wall_time_s hardware date init_from final_loss".split()),
         "versions": ("backend",),
     }
     try:
@@ -201,7 +198,7 @@ def _check_one_run(run: Path, stage: Path, results: dict) -> None:
             print(f"{name} was not checked: TensorFlow is not installed here", file=sys.stderr)
             continue
         except Exception as error:  # loaders raise anything
-            raise ValueError(f"RUN_DIR {run}: {name} cannot be loaded ({_first_line(error)})") from None
+            raise ValueError(f"RUN_DIR {run}: {name} cannot be loaded ({first_line(error)})") from None
         same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
     training, history = results["training"], None
     if (stage / "history.json").is_file() and training is not None:
@@ -250,16 +247,15 @@ def _logged(file: Path, tag: str) -> list[float]:
 def push(args) -> None:
     from huggingface_hub import HfApi, get_token
 
-    run = Path(args.run)
+    run, token = Path(args.run), get_token()
+    if token is None:
+        raise ValueError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    if not token.isascii():
+        raise ValueError("the Hub token has a character that no token has; copy it again, then `hf auth login`")
     with tempfile.TemporaryDirectory(prefix="eanet-push-") as folder:
         stage = Path(folder)
         print(f"checking {run} …", file=sys.stderr)
         results = stage_run(run, stage)
-        token = get_token()
-        if token is None:
-            raise ValueError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-        if not token.isascii():
-            raise ValueError("the Hub token has a character that no token has; copy it again, then `hf auth login`")
         api, tried = HfApi(library_name="eanet"), {}
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -528,6 +524,12 @@ def _status(error) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
 
 
+def _xet_status(error) -> int | None:
+    """The Xet library has no response to look at: "HTTP status client error (403 Forbidden)" is in its message."""
+    match = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error))
+    return int(match[1]) if match else None
+
+
 def _chain(error):
     while error is not None:
         yield error
@@ -548,17 +550,19 @@ def _wait_or_raise(error: Exception, attempt: int, repo_id: str) -> None:
     if isinstance(error, HubError):
         raise error
     if HF_HUB_OFFLINE:
-        raise ValueError(f"HF_HUB_OFFLINE is set, and this is not in the cache: {_first_line(error)}") from None
+        raise ValueError(f"HF_HUB_OFFLINE is set, and this is not in the cache: {first_line(error)}") from None
     status = next((s for s in map(_status, _chain(error)) if s is not None), None)
     if status is None and not _connection_failed(error):
         raise error  # nothing to do with the Hub
     asked = _retry_after(error)
     wait = 2.0 ** (attempt - 1) if asked is None else asked
     passing = status in (None, 408, 425, 429) or status >= 500
+    if status is None and (xet := next(filter(None, map(_xet_status, _chain(error))), None)):
+        status, passing = xet, False  # it has tried again by itself, for minutes
     if not passing or attempt == ATTEMPTS or wait > LONGEST_WAIT:
         later = f"; it asks to wait {wait:.0f} s, so try again then" if passing and wait > LONGEST_WAIT else ""
         raise HubError(_explain(error, status, repo_id) + later) from error
-    print(_without_token(f"{_explain(error, status, repo_id)}; trying again in {wait:.0f} s"), file=sys.stderr)
+    _complain(f"{_explain(error, status, repo_id)}; trying again in {wait:.0f} s")
     time.sleep(wait)
 
 
@@ -575,7 +579,7 @@ def _retry_after(error) -> float | None:
 
 
 def _explain(error, status, repo_id) -> str:
-    said = next((m for m in (getattr(e, "server_message", None) for e in _chain(error)) if m), None) or _first_line(error)
+    said = next((m for m in (getattr(e, "server_message", None) for e in _chain(error)) if m), None) or first_line(error)
     reasons = {
         401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
         403: f"the token has no right to do this (403); to push it needs the role write for {repo_id.split('/')[0]}",
@@ -590,10 +594,6 @@ def _explain(error, status, repo_id) -> str:
     if status >= 500:
         return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
     return f"{repo_id}: the Hub refused ({status}: {said})"
-
-
-def _first_line(error) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _time_out() -> None:
@@ -627,18 +627,22 @@ def main(argv=None) -> int:
         {"push": push, "pull": pull, "card": card}[args.command](args)
     except (HubError, ValueError, OSError, ImportError) as error:
         code = 1 if isinstance(error, HubError) else 2
-        print(f"push_to_hub.py: error: {_without_token(' '.join(str(error).split()))}", file=sys.stderr)
+        _complain(f"push_to_hub.py: error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         code = 130
-        print("\npush_to_hub.py: stopped; the Hub is as it was, or has the whole commit", file=sys.stderr)
+        _complain("\npush_to_hub.py: stopped; the Hub is as it was, or has the whole commit")
     return code
 
 
-def _without_token(text: str) -> str:
+def _complain(text: str) -> None:
+    """Prints a line to standard error, without the token, and below the progress bars that a failed client left open."""
     from huggingface_hub import get_token
+    from tqdm import tqdm
 
-    text = TOKEN.sub(b"hf_***", text.encode()).decode()
-    return text.replace(get_token() or "\0", "hf_***")
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    text = TOKEN.sub(b"hf_***", text.encode()).decode().replace(get_token() or "\0", "hf_***")
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -331,12 +331,14 @@ def _measure_norms(model, batches) -> None:
 
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [norm.momentum for norm in norms]
-    for count, (x, _) in enumerate(batches if norms else ()):
-        for norm in norms:
-            norm.momentum = count / (count + 1)  # makes the moving average a plain one
-        model(x, training=True)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for count, (x, _) in enumerate(batches if norms else ()):
+            for norm in norms:
+                norm.momentum = count / (count + 1)  # makes the moving average a plain one
+            model(x, training=True)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 class Checkpoint:

@@ -339,7 +339,6 @@ def test_cutmix_follows_from_seed_and_epoch_alone():
         np.testing.assert_array_equal(y, same_y)
 
 
-
 # ---------------------------------------------------------------------------------------------------------- errors
 
 

@@ -32,10 +32,16 @@ import modeling_eanet
 modeling_eanet.PRESETS["tiny"] = {TINY!r}
 """
 # Runs push_to_hub.main for each line of JSON it is sent: TensorFlow is imported once and not for every push, and a run that
-# was found to hold together is not loaded again as long as it has the same bytes.
+# was found to hold together is not loaded again as long as it has the same bytes. Waits, ours and the client's, are told
+# and cut short.
 WORKER = """
-import contextlib, io, json, os, traceback
+import contextlib, io, json, os, time, traceback
 import push_to_hub
+waits, sleep = [], time.sleep
+def nap(seconds):
+    waits.append(seconds)
+    sleep(min(seconds, 0.02))
+time.sleep = nap
 check, whole = push_to_hub._check_one_run, set()
 def check_once(run, stage, results):
     content = tuple((str(p.relative_to(stage)), p.read_bytes()) for p in sorted(stage.rglob("*")) if p.is_file())
@@ -56,7 +62,8 @@ for line in sys.stdin:
         except BaseException:
             traceback.print_exc()
             code = 99
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=reply, flush=True)
+    print(json.dumps([code, out.getvalue(), err.getvalue(), waits]), file=reply, flush=True)
+    waits.clear()
 """
 
 
@@ -79,6 +86,7 @@ class Session:
             "HF_TOKEN": hub.token,
             "HF_HUB_DOWNLOAD_TIMEOUT": str(TIMEOUT),
             "PYTHONPATH": client_path(version),
+            "HF_XET_CLIENT_RETRY_BASE_DELAY": "20ms",
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
         if not hub.xet:
@@ -106,10 +114,10 @@ class Session:
     def pull(self, to, *args, **env):
         return self.run("pull", "--repo-id", REPO, "--to", to, *args, **env)
 
-    def _result(self, code, out, err):
+    def _result(self, code, out, err, waits=()):
         for secret in (SECRET, self.hub.token, self.hub.read_token):
             assert secret not in out + err
-        return SimpleNamespace(code=code, out=out, err=err)
+        return SimpleNamespace(code=code, out=out, err=err, waits=waits)
 
     def close(self):
         if self.worker:
@@ -492,7 +500,7 @@ def test_a_fault_that_passes_is_sat_out(version, fault, made_run, sessions):
     assert len(repo.history()) == 2 and "model.weights.h5" in repo.head().files
     assert session.hub.faults[0].times == 0 and "pushed" in done.out and "new      model.weights.h5" in done.out
     if fault.get("status") == 429:
-        assert "trying again in 3 s" in done.err
+        assert "trying again in 3 s" in done.err and 3 in done.waits
 
 
 @pytest.mark.parametrize(
@@ -510,8 +518,32 @@ def test_a_fault_that_passes_is_sat_out(version, fault, made_run, sessions):
     ],
     ids=lambda value: f"{value.get('status', value.get('kind'))}" if isinstance(value, dict) else "",
 )
-def test_a_fault_that_stays_is_one_line_and_publishes_nothing(fault, words, run, session, hub):
+def test_a_fault_that_stays_is_one_line_and_publishes_nothing(fault, words, run, session):
+    stays(fault, words, run, session)
+
+
+@pytest.mark.parametrize(
+    ("xet", "version", "fault", "words"),
+    [
+        (False, OLDEST, dict(path="/commit/", status=500), "problem of its own (500)"),
+        (False, OLDEST, dict(path="/lfs/", method="PUT", kind="drop"), "connection to the Hub failed"),
+        (False, NEWEST, dict(path="/lfs/", method="PUT", status=403), "no right to do this (403)"),
+        (False, NEWEST, dict(path="/preupload/", status=503), "problem of its own (503)"),
+        (False, NEWEST, dict(path="/tree/", status=401), "log in again"),
+        (True, NEWEST, dict(path="/xet-write-token/", status=403), "no right to do this (403)"),
+        (True, NEWEST, dict(path="/xet-write-token/", status=500), "problem of its own (500)"),
+        (True, NEWEST, dict(path="/commit/", status=409), "conflict"),
+        (True, NEWEST, dict(path="/commit/", kind="drop"), "connection to the Hub failed"),
+    ],
+    ids=lambda value: f"{value['path'].strip('/')}-{value.get('status', 'drop')}" if isinstance(value, dict) else "",
+)
+def test_a_fault_that_stays_anywhere_on_the_way(xet, version, fault, words, run, sessions):
+    stays(fault, words, run, sessions(version, xet))
+
+
+def stays(fault, words, run, session):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    hub = session.hub
     hub.fault(**fault)
     line = error_line(session.push(run), 1)
     assert words in line and REPO in line
