@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -36,22 +38,46 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def macs(model) -> int:
+    """Multiplications with a weight that one picture takes; sums, norms and activations are not counted."""
+    from keras import layers
+
+    count = 0
+    for layer in model.layers:
+        if isinstance(layer, (layers.Dense, layers.EinsumDense)):  # every position with the whole kernel
+            count += math.prod(layer.input.shape[1:-1]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
+            count += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return count
+
+
 def report(name: str, columns: list[str], rows: list[list], **facts) -> None:
-    """Prints a Markdown table and writes `benchmarks/<name>.json`: rows, facts, command, machine, versions, date."""
-    print("| " + " | ".join(columns) + " |\n| " + " | ".join("---" for _ in columns) + " |")
+    """Prints a Markdown table, and writes `benchmarks/<name>.json`, with command, machine, versions and date, and `.md`."""
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
     for row in rows:
-        print("| " + " | ".join(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
-    for key, value in facts.items():
-        print(f"{key}: {value}")
-    written = {
-        "rows": [dict(zip(columns, row, strict=True)) for row in rows],
-        **facts,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%d"),
-        **machine(),
-    }
+        lines.append("| " + " | ".join(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    command = shlex.join(["python", f"benchmarks/{name}.py", *_without_places(sys.argv[1:])])
+    where = machine()
+    written = {"rows": [dict(zip(columns, row, strict=True)) for row in rows], **facts}
+    written |= {"command": command, "date": time.strftime("%Y-%m-%d"), **where}
     write_json(HERE / f"{name}.json", written)
-    print(f"wrote benchmarks/{name}.json", file=sys.stderr)
+    versions = ", ".join(f"{package} {version}" for package, version in where["versions"].items())
+    lines += ["", *(f"- {key.replace('_', ' ')}: {_words(value)}" for key, value in facts.items()), ""]
+    lines += [f"`{command}` on {where['hardware']}, with {versions}; {written['date']}.", ""]
+    (HERE / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
+    print("\n".join(lines))
+    print(f"wrote benchmarks/{name}.json and .md", file=sys.stderr)
+
+
+def _words(value) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key.replace('_', ' ')} {_words(item)}" for key, item in value.items())
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)
+
+
+def _without_places(arguments: list[str]) -> list[str]:
+    """Paths that are there, by their names alone."""
+    return [Path(a).name if os.sep in a and Path(a).exists() else a for a in arguments]
 
 
 def machine() -> dict:

@@ -77,14 +77,8 @@ def main() -> None:
             ]
         )
     starts = {name: statistics.median(seconds) for name, seconds in cold_start(max(5, args.rounds)).items()}
-    columns = [
-        "model",
-        "parameters",
-        "images/s, batch 128",
-        "times the example",
-        "one picture, ms",
-        "times the example, one",
-    ]
+    columns = ["model", "parameters", "images/s, batch 128", "times the example"]
+    columns += ["one picture, ms", "times the example, one picture"]
     common.report("predict_speed", columns, rows, cold_start_seconds=starts)
 
 
