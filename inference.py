@@ -4,6 +4,7 @@
     python inference.py cat.jpg dog.png --top-k 3 --format json
     curl -s https://example.org/cat.jpg | python inference.py -
     python inference.py cat.jpg --model user/name       a model on the Hugging Face Hub, or another folder
+    python inference.py cat.jpg --runtime onnx          its ONNX export: no TensorFlow, and an answer in a second
 
 Results go to standard output in the order of the paths; progress and errors go to standard error. Exit status: 0, all
 pictures were classified; 1, some could not be read; 2, nothing was done.
@@ -33,6 +34,8 @@ def parse_args(argv=None):
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="picture, folder, or - for a picture on standard input")
     parser.add_argument("--model", default=str(HERE), metavar="DIR_OR_REPO", help="default: the model beside this file")
+    parser.add_argument("--runtime", choices=("keras", "onnx"), default="keras", help="onnx predicts with model.onnx, "
+                        "which export.py writes, and without TensorFlow (default: keras)")  # fmt: skip
     parser.add_argument(
         "--top-k", type=int, metavar="K", help="labels per picture (default: 5, or all where there are fewer)"
     )
@@ -81,6 +84,19 @@ def _pictures_in(folder) -> list[str]:
     for parent, _, names in os.walk(folder, onerror=denied.append):
         found += [Path(parent, name) for name in names if Path(name).suffix.lower() in suffixes]
     return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
+
+
+def load_model(name: str, runtime: str):
+    """The model called `name`, for Keras or for ONNX Runtime; what either needs is imported here and nowhere else."""
+    if runtime == "onnx":
+        from export import OnnxModel, find_onnx
+
+        return OnnxModel(find_onnx(name))
+    from modeling_eanet import from_pretrained_keras
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras', a dozen where the weights do not fit; the error says so in one line
+        return from_pretrained_keras(name)
 
 
 def classify_files(model, pictures, top_k, batch_size):
@@ -183,11 +199,7 @@ def main(argv=None) -> int:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         pictures = find_pictures(args.paths)
-        from modeling_eanet import from_pretrained_keras
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras', a dozen where the weights do not fit; the error says so in one line
-            model = from_pretrained_keras(args.model)
+        model = load_model(args.model, args.runtime)
         classes = model.config.num_classes
         top_k = min(5, classes) if args.top_k is None else args.top_k
         if top_k > classes:

@@ -42,6 +42,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 KERAS_FILES = (CONFIG_FILE, "metadata.json", WEIGHTS_FILE)
 SAVED_MODEL_FILES = ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables")
+ONNX_FILE = "model.onnx"  # export.py writes it from the others
 
 # Per channel, over the 50,000 official training pictures, on the 0-255 scale.
 CIFAR100_MEAN = (129.304, 124.070, 112.434)
@@ -580,6 +581,8 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
     - `saved_model.pb`, `keras_metadata.pb`, `fingerprint.pb`, `variables/`: the SavedModel that
       `huggingface_hub.from_pretrained_keras` reads. TensorFlow and tf_keras write it.
 
+    A `model.onnx` that is there is deleted: `export.py` made it of other weights.
+
     All is written to a temporary folder in `directory` first and then moved in file by file, so a full disk or an
     interruption while writing leaves what was there.
 
@@ -615,9 +618,8 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
         if saved_model:
             _write_saved_model(clean, stage)
             names += SAVED_MODEL_FILES
-        if not saved_model:  # one of other weights must not stay behind
-            for name in SAVED_MODEL_FILES:
-                _remove(directory / name)
+        for name in (ONNX_FILE,) if saved_model else (ONNX_FILE, *SAVED_MODEL_FILES):
+            _remove(directory / name)  # one of other weights must not stay behind
         for name in names:
             _replace(stage / name, directory / name)
     return names

@@ -33,6 +33,7 @@ import numpy as np
 from model_card import CARD, build_card, split_card
 from modeling_eanet import (
     KERAS_FILES,
+    ONNX_FILE,
     SAVED_MODEL_FILES,
     first_line,
     from_pretrained_keras,
@@ -43,15 +44,15 @@ from modeling_eanet import (
 ROOT = Path(__file__).resolve().parent
 # All that ever goes up, as patterns of whole paths. Out of the run's folder:
 ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
-             "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
+             "variables/variables.index", "variables/variables.data-?????-of-?????", "model.onnx")  # fmt: skip
 MEASURED = ("eval_results.json", "history.json")
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
 EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "samples/*.jpg", "samples/*.md",
           "samples/*.py", "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py",
           "eanet_cifar100.ipynb", ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
 # Out of the folder of this program:
-CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "model_card.py", "card_template.md", "push_to_hub.py",
-        "handler.py", "requirements.txt", "LICENSE")  # fmt: skip
+CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "export.py", "model_card.py", "card_template.md",
+        "push_to_hub.py", "handler.py", "requirements.txt", "requirements-onnx.txt", "LICENSE")  # fmt: skip
 # What an earlier run may have left on the Hub, which would belong to other weights; a push deletes it. `*` takes in "/".
 STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*")
 
@@ -191,11 +192,13 @@ def _check_one_run(run: Path, stage: Path, results: dict) -> None:
     size = model.config.image_size
     pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
     expected = np.asarray(model(pictures))
-    for name, predict in (("config.json's Keras half", _predict_keras), ("the SavedModel", _predict_saved_model)):
+    forms = [("config.json's Keras half", _predict_keras), ("the SavedModel", _predict_saved_model)]
+    forms += [(ONNX_FILE, _predict_onnx)] if (stage / ONNX_FILE).exists() else []
+    for name, predict in forms:
         try:
             predicted = predict(stage, pictures)
         except ImportError:
-            print(f"{name} was not checked: TensorFlow is not installed here", file=sys.stderr)
+            print(f"{name} was not checked: what it takes is not installed here", file=sys.stderr)
             continue
         except Exception as error:  # loaders raise anything
             raise ValueError(f"RUN_DIR {run}: {name} cannot be loaded ({first_line(error)})") from None
@@ -228,6 +231,12 @@ def _predict_saved_model(folder: Path, pictures) -> np.ndarray:
     signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
     (answer,) = signature(tf.constant(pictures)).values()
     return answer.numpy()
+
+
+def _predict_onnx(folder: Path, pictures) -> np.ndarray:
+    from export import OnnxModel
+
+    return OnnxModel(folder / ONNX_FILE).predict_on_batch(pictures)
 
 
 def _logged(file: Path, tag: str) -> list[float]:
