@@ -151,7 +151,7 @@ def find_onnx(model: str) -> Path:
     try:
         return Path(hf_hub_download(model, ONNX_FILE))
     except (OSError, ValueError) as error:
-        raise OSError(f"{model}: no such folder, and no {ONNX_FILE} that the Hub gives ({first_line(error)})") from None
+        raise OSError(f"{model}: no such folder, and no {ONNX_FILE} to be had from the Hub ({first_line(error)})") from None
 
 
 def main(argv=None) -> int:

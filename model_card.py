@@ -7,6 +7,7 @@ comments included, is left as it is. Calls in fenced code that load a model from
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -51,7 +52,7 @@ def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: 
         base, where = TEMPLATE.read_text(encoding="utf-8"), TEMPLATE.name
     head, body = split_card(base, where)
     tags = " ".join(map(str, (yaml.safe_load(head) or {}).get("tags") or []))
-    head = _front_matter(head, results, repo_id, where)
+    head = _front_matter(head, results, config, repo_id, where)
     body = _with_repo_id(body, repo_id)
     regions = [name for name in REGIONS if _has_region(body, name, where)]
     if "results" not in regions:
@@ -95,7 +96,7 @@ def split_card(text: str, where: str = CARD) -> tuple[str, str]:
     return head, body
 
 
-def model_index(existing, results: dict, repo_id: str) -> list[dict]:
+def model_index(existing, results: dict, metrics, repo_id: str) -> list[dict]:
     """`model-index` with the run's result first, in place of earlier ones of ours, of ones on a data set of the same
     name, and of empty ones; all others stay."""
     from huggingface_hub import EvalResult
@@ -115,7 +116,7 @@ def model_index(existing, results: dict, repo_id: str) -> list[dict]:
             source_name=OURS,
             source_url=f"https://huggingface.co/{repo_id}/blob/main/{OURS}",
         )
-        for kind, name, key in METRICS
+        for kind, name, key in metrics
     ]
     entries = [entry for entry in existing if isinstance(entry, dict)] if isinstance(existing, list) else []
     entries = entries or [{"name": repo_id.split("/")[1]}]
@@ -139,7 +140,12 @@ def _is_replaced(result, dataset) -> bool:
         return True
 
 
-def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
+def _metrics(config) -> list:
+    """Among five classes or fewer the right one is always among the first five."""
+    return [metric for metric in METRICS if metric[0] != "top_5_accuracy" or config.num_classes > 5]
+
+
+def _front_matter(head: str, results: dict, config, repo_id: str, where: str) -> str:
     data = yaml.safe_load(head) or {}
     entries = {
         "language": "en",
@@ -161,7 +167,7 @@ def _front_matter(head: str, results: dict, repo_id: str, where: str) -> str:
     wanted += [ours] if ours and ours not in wanted else []
     if wanted != datasets:
         entries["datasets"] = wanted or None
-    entries["model-index"] = model_index(data.get("model-index"), results, repo_id)
+    entries["model-index"] = model_index(data.get("model-index"), results, _metrics(config), repo_id)
     for key, value in entries.items():
         head = _with_key(head, key, value)
     return head
@@ -219,23 +225,35 @@ def _summary(results, config, folder) -> str:
     size, millions = config.image_size, results["model"]["parameters"] / 1e6
     return (
         f"A small image classifier: {millions:.2f} M parameters, {size}×{size} RGB pictures, {config.num_classes} classes, "
-        f"**{100 * results['accuracy']:.2f} %** top-1 accuracy on {results['dataset']['name']}."
+        f"**{100 * results['accuracy']:.2f} %** top-1 accuracy on {_count(results['num_images'], 'picture')} of "
+        f"{results['dataset']['name']}."
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _results(results, config, folder) -> str:
     dataset = results["dataset"]
-    text = (
-        "| Measured on | Pictures | Top-1 accuracy | Top-5 accuracy | Cross-entropy |\n| --- | --- | --- | --- | --- |\n"
-        f"| {_cell(dataset['name'])} | {results['num_images']:,} | {100 * results['accuracy']:.2f} % "
-        f"| {100 * results['top5_accuracy']:.2f} % | {results['loss']:.3f} |\n\n"
-    )
+    cells = {"accuracy": f"{100 * results['accuracy']:.2f} %", "loss": f"{results['loss']:.3f}"}
+    cells["top_5_accuracy"] = f"{100 * results['top5_accuracy']:.2f} %"
+    names = {"accuracy": "Top-1 accuracy"}
+    metrics = _metrics(config)
+    rows = [
+        ["Measured on", "Pictures", *(names.get(kind, name) for kind, name, _ in metrics)],
+        ["---"] * (2 + len(metrics)),
+        [_cell(dataset["name"]), f"{results['num_images']:,}", *(cells[kind] for kind, _, _ in metrics)],
+    ]
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n"
     if dataset["split"] == "hold-out":
         text += "These pictures were kept out of the training; they are **not** CIFAR-100's official test split. "
     elif dataset["split"] != "test":
         text += f"This is no test split: it is {dataset['note'] or 'the ' + dataset['split'] + ' split'}. "
-    wrong = 100 - 100 * results["accuracy"]
-    return text + f"The model is wrong about {wrong:.0f} % of them in its first answer."
+    else:
+        text += "These pictures are the test split of that data. "
+    wrong = round(results["num_images"] * (1 - results["accuracy"]))
+    return text + f"In its first answer the model is wrong about {wrong:,} of the {results['num_images']:,}."
 
 
 def _samples(results, config, folder) -> str:
@@ -282,16 +300,61 @@ def _training(results, config, folder) -> str:
         return "How these weights were trained was not recorded."
     backend = versions["backend"]
     version = f" {versions[backend]}" if backend in versions else ""
-    hours = training["wall_time_s"] / 3600
-    took = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.0f} minutes"
     text = (
-        f"```bash\n{training['command']}\n```\n\nmade these weights: seed {training['seed']}, {training['epochs']} epochs "
-        f"over {training['num_images']:,} pictures, {took} on {training['hardware']} with {backend}{version}; finished on "
+        f"```bash\n{training['command']}\n```\n\nmade these weights: seed {training['seed']}, "
+        f"{_count(training['epochs'], 'epoch')} over {_count(training['num_images'], 'picture')}, "
+        f"{_duration(training['wall_time_s'])} on {training['hardware']} with {backend}{version}; finished on "
         f"{training['date']}."
     )
+    if training.get("recipe"):
+        text += f" {_recipe(training['recipe'])}"
     if training.get("init_from"):
         text += f" It began with the weights of `{training['init_from']}`."
     return text
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return _count(round(seconds), "second")
+    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
+
+
+def _recipe(recipe: dict) -> str:
+    """Every setting, the defaults of the day included: those of train.py may change."""
+    cutmix = (
+        f", CutMix on {100 * recipe['cutmix']:g} % of them but in the last tenth of the epochs" if recipe["cutmix"] else ""
+    )
+    ema = f"momentum {recipe['ema']:g}" if recipe["ema"] is not None else "momentum 0.998, less in runs under 10,000 steps"
+    return (
+        f"The recipe: random crops and flips of the pictures{cutmix}; batches of {recipe['batch_size']}; AdamW with a peak "
+        f"learning rate of {recipe['learning_rate']:g}, reached in {recipe['warmup_epochs']:g} epochs and brought to 0 by a "
+        f"cosine, and a weight decay of {recipe['weight_decay']:g}; label smoothing of {recipe['label_smoothing']:g}; "
+        f"{recipe['precision']}. What is shipped is the moving average of the weights ({ema})."
+    )
+
+
+def _evaluation(results, config, folder) -> str:
+    """From `benchmarks/evaluation.json`, if that was measured on these weights."""
+    path = folder / "benchmarks" / "evaluation.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if found.get("checksum") != results["model"].get("checksum", ""):
+        return "Not measured for these weights; `python benchmarks/evaluation.py --data PATH` does that."
+    rows = ["| Superclass | Pictures | Right class | Right superclass |", "| --- | --- | --- | --- |"]
+    for name, count, accuracy, above in (row.values() for row in found["rows"]):
+        rows.append(f"| {name} | {count} | {100 * accuracy:.1f} % | {100 * above:.1f} % |")
+    pairs = ", ".join(f"{' and '.join(c['classes'])} ({c['count']} of {c['of']})" for c in found["confusions"][:5])
+    easy, hard = (
+        ", ".join(f"`{c['class']}` ({100 * c['accuracy']:.0f} %)" for c in found[key]) for key in ("easiest", "hardest")
+    )
+    confidence, accuracy = 100 * found["mean_confidence"], 100 * found["accuracy"]
+    modest = "less sure than it is right" if confidence < accuracy else "surer than it is right"
+    return (
+        "\n".join(rows) + f"\n\nMeasured on {found['num_images']:,} pictures of {found['dataset']} ({found['split']}). In "
+        f"{100 * found['superclass_accuracy']:.1f} % the first answer is of the right superclass. Easiest: {easy}. Hardest: "
+        f"{hard}. Most often taken for each other: {pairs}.\n\nThe first answer's probability is {confidence:.1f} % on "
+        f"average where it is right in {accuracy:.1f} %: the model is {modest}. The expected calibration error "
+        f"({len(found['calibration'])} bins) is {100 * found['expected_calibration_error']:.1f} %."
+    )
 
 
 def _classes(results, config, folder) -> str:
@@ -304,5 +367,6 @@ REGIONS = {
     "samples": _samples,
     "architecture": _architecture,
     "training": _training,
+    "evaluation": _evaluation,
     "classes": _classes,
 }

@@ -672,7 +672,7 @@ def from_pretrained_keras(
                 )
             )
         except (OSError, ValueError) as error:
-            reason = f"no such folder, and no repository that the Hub gives ({first_line(error)})"
+            reason = f"no such folder, and not to be had from the Hub ({first_line(error)})"
             raise OSError(f"{repo_id}: {reason}") from error
     config = EANetConfig.from_json_file(directory / CONFIG_FILE)
     weights = directory / WEIGHTS_FILE

@@ -47,7 +47,7 @@ ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb
              "variables/variables.index", "variables/variables.data-?????-of-?????", "model.onnx")  # fmt: skip
 MEASURED = ("eval_results.json", "history.json")
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
-EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.json", "samples/*.png", "samples/*.jpg", "samples/*.md",
+EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.py", "samples/*.png", "samples/*.jpg", "samples/*.md",
           "samples/*.py", "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py",
           "eanet_cifar100.ipynb", ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
 # Out of the folder of this program:
@@ -73,12 +73,12 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|card")
     push = commands.add_parser("push", help="bring a run to the Hub, in one commit")
     pull = commands.add_parser("pull", help="bring a repository of the Hub here")
-    card = commands.add_parser("card", help="write the card into the run's folder")
+    card = commands.add_parser("card", help="bring the card in the run's folder up to date, or make one; asks no Hub")
     for command in (push, card):
         command.add_argument("run", metavar="RUN_DIR", help="folder that train.py wrote, or . for this repository")
-        command.add_argument(
-            "--new-card", action="store_true", help="not the Hub's card, but RUN_DIR's, or a new one if it has none"
-        )
+    push.add_argument(
+        "--new-card", action="store_true", help="not the Hub's card, but RUN_DIR's, or a new one if it has none"
+    )
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
     for command, what in ((push, "branch to push to; made if it is not there"), (pull, "branch, tag or commit")):
@@ -359,7 +359,7 @@ def write_card(args, run: Path, stage: Path, results: dict, theirs: str | None) 
     _check_no_token(text.encode(), where)
     split_card(text, "the new card")
     (stage / CARD).write_text(text, encoding="utf-8", newline="\n")
-    if own is not None and base is theirs and own != theirs:
+    if own is not None and base is theirs and build_card(own, stage, results, args.repo_id, where=where) != text:
         print(f"the card on the Hub is kept; {run / CARD} is left out (--new-card takes it)", file=sys.stderr)
 
 
@@ -430,7 +430,7 @@ def _describe(args, ours, theirs, sent, gone, old_card, stage, url) -> None:
 
 def card(args) -> None:
     """Writes the card into the run's folder, through a temporary name."""
-    run = Path(args.run)
+    run, args.new_card = Path(args.run), False
     with tempfile.TemporaryDirectory(prefix="eanet-card-") as folder:
         stage = Path(folder)
         write_card(args, run, stage, stage_run(run, stage), None)
@@ -639,7 +639,8 @@ def main(argv=None) -> int:
         _complain(f"push_to_hub.py: error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         code = 130
-        _complain("\npush_to_hub.py: stopped; the Hub is as it was, or has the whole commit")
+        state = "the same command goes on" if args.command == "pull" else "the Hub is as it was, or has the whole commit"
+        _complain(f"\npush_to_hub.py: stopped; {state}")
     return code
 
 

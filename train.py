@@ -232,6 +232,7 @@ def train(args) -> dict:
             "command": _command(args),
         }
     )
+    results["training"]["recipe"] = recipe
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
         print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",

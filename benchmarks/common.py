@@ -51,14 +51,15 @@ def macs(model) -> int:
     return count
 
 
-def report(name: str, columns: list[str], rows: list[list], **facts) -> None:
-    """Prints a Markdown table, and writes `benchmarks/<name>.json`, with command, machine, versions and date, and `.md`."""
+def report(name: str, columns: list[str], rows: list[list], details: dict | None = None, **facts) -> None:
+    """Prints a Markdown table, and writes it to `benchmarks/<name>.md` and, with `details`, to `<name>.json`; both say with
+    which command, where and when it was made."""
     lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
     for row in rows:
         lines.append("| " + " | ".join(f"{cell:,.4g}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
     command = shlex.join(["python", f"benchmarks/{name}.py", *_without_places(sys.argv[1:])])
     where = machine()
-    written = {"rows": [dict(zip(columns, row, strict=True)) for row in rows], **facts}
+    written = {"rows": [dict(zip(columns, row, strict=True)) for row in rows], **facts, **(details or {})}
     written |= {"command": command, "date": time.strftime("%Y-%m-%d"), **where}
     write_json(HERE / f"{name}.json", written)
     versions = ", ".join(f"{package} {version}" for package, version in where["versions"].items())

@@ -1,11 +1,13 @@
 """What a run changes in a card, and what stays."""
 
+import json
+
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, tiny_config
 
 import model_card
-from model_card import _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
+from model_card import METRICS, _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
 
 RESULTS = {
     "accuracy": 0.5,
@@ -106,12 +108,12 @@ def test_only_our_results_are_replaced():
     birds, text = result("birds", 0.9), result("fish", "0.91")
     by_hand, empty = result("fruits", 0.2), result("x", [])
     index = model_index([{"name": "a", "results": [ours, birds, by_hand, empty, text]}, {"name": "b", "results": [birds]}],
-                        RESULTS, "me/new")  # fmt: skip
+                        RESULTS, METRICS, "me/new")  # fmt: skip
     assert [entry["name"] for entry in index] == ["a", "b"] and index[1]["results"] == [birds]
     assert index[0]["results"][1:] == [birds, text]
     assert [metric["value"] for metric in index[0]["results"][0]["metrics"]] == [0.5, 0.75, 1.25]
     for broken in (None, 3, [], [{"name": "c", "results": 3}], [{"results": ["x"]}]):
-        (entry,) = model_index(broken, RESULTS, "me/new")
+        (entry,) = model_index(broken, RESULTS, METRICS, "me/new")
         assert len(entry["results"]) == 1
 
 
@@ -158,6 +160,59 @@ def test_names_stay_in_their_cells(tiny_folder):
     assert row.startswith("| a \\| b c | 48 |")
 
 
+@pytest.mark.parametrize(("classes", "there"), [(3, False), (5, False), (6, True)])
+def test_top_5_is_stated_where_it_says_something(classes, there, tmp_path):
+    tiny_config(id2label=[f"class {i}" for i in range(classes)]).to_json_file(tmp_path / "config.json")
+    new = card(None, tmp_path)
+    kinds = [m["type"] for m in yaml.safe_load(split_card(new)[0])["model-index"][0]["results"][0]["metrics"]]
+    assert kinds == ["accuracy", *["top_5_accuracy"] * there, "loss"]
+    assert ("| Top-5 accuracy |" in new, "| 75.00 % |" in new) == (there, there)
+    assert "on 48 pictures of fruits" in new and "wrong about 24 of the 48" in new
+
+
+def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
+    recipe = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
+    recipe |= dict(precision="float32", ema=None)
+    training = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
+    training |= dict(date="2026-01-31", init_from="me/base", final_loss=1.0)
+    old = card(None, tiny_folder, {**RESULTS, "training": training})
+    assert "seed 7, 1 epoch over 1 picture, 4 seconds on a laptop with jax; finished on 2026-01-31." in old
+    assert "It began with the weights of `me/base`." in old and "The recipe" not in old  # of an older train.py
+    new = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": recipe, "wall_time_s": 5400}})
+    assert "1.5 hours" in new
+    for words in ("CutMix on 50 %", "batches of 64", "rate of 0.005, reached in 2 epochs", "decay of 0.1", "of 0.05;"):
+        assert words in new
+    plain = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "cutmix": 0.0}}})
+    assert "CutMix" not in plain
+
+
+def test_an_evaluation_of_other_weights_is_not_shown(tiny_folder, tmp_path):
+    tiny_config().to_json_file(tmp_path / "config.json")
+    text = "<!-- evaluation -->\n<!-- /evaluation -->\n"
+    assert "Not measured for these weights" in card(text, tmp_path)
+    measured = dict(
+        checksum="abc",
+        dataset="fruits",
+        split="test",
+        num_images=48,
+        accuracy=0.5,
+        mean_confidence=0.25,
+        superclass_accuracy=0.875,
+        expected_calibration_error=0.125,
+        calibration=[{}] * 15,
+        rows=[{"superclass": "red ones", "pictures": 20, "top-1 accuracy": 0.45, "some class": 0.9}],
+        confusions=[{"classes": ["red", "green"], "count": 7, "of": 40}],
+        easiest=[{"class": "blue", "accuracy": 0.75}],
+        hardest=[{"class": "red", "accuracy": 0.25}],
+    )
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "evaluation.json").write_text(json.dumps(measured))
+    assert "Not measured for these weights" in card(text, tmp_path)
+    new = card(text, tmp_path, {**RESULTS, "model": {**RESULTS["model"], "checksum": "abc"}})
+    assert "| red ones | 20 | 45.0 % | 90.0 % |" in new and "red and green (7 of 40)" in new and "less sure" in new
+    assert "`blue` (75 %)" in new and "`red` (25 %)" in new and "calibration error (15 bins) is 12.5 %" in new
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
 def test_a_result_that_is_no_number_is_refused(value, tiny_folder):
     with pytest.raises(ValueError, match="top5_accuracy"):
@@ -165,6 +220,6 @@ def test_a_result_that_is_no_number_is_refused(value, tiny_folder):
 
 
 def test_the_template_has_every_region_but_the_samples_and_the_readme_all_but_the_classes():
-    for name, missing in (("card_template.md", {"samples"}), ("README.md", {"classes"})):
+    for name, missing in (("card_template.md", {"samples", "evaluation"}), ("README.md", {"classes"})):
         text = (ROOT / name).read_text(encoding="utf-8")
         assert {r for r in model_card.REGIONS if f"\n<!-- {r} -->\n" not in text} == missing

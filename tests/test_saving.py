@@ -112,7 +112,7 @@ def test_what_is_neither_folder_nor_repository_is_said(name):
 
 
 def test_a_repository_that_the_hub_does_not_give_is_named(tmp_path):
-    with pytest.raises(OSError, match=r"runs/nope: no such folder, and no repository that the Hub gives \(.+\)$"):
+    with pytest.raises(OSError, match=r"runs/nope: no such folder, and not to be had from the Hub \(.+\)$"):
         from_pretrained_keras("runs/nope", cache_dir=tmp_path, local_files_only=True)
 
 
