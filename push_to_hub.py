@@ -255,20 +255,26 @@ def _logged(file: Path, tag: str) -> list[float]:
 
 def push(args) -> None:
     from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     run, token = Path(args.run), get_token()
-    if token is None:
+    alone = args.dry_run and (HF_HUB_OFFLINE or token is None)
+    if HF_HUB_OFFLINE and not args.dry_run:
+        raise ValueError("HF_HUB_OFFLINE is set, and a push asks the Hub; unset it")
+    if token is None and not args.dry_run:
         raise ValueError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
-    if not token.isascii():
+    if token and not token.isascii():
         raise ValueError("the Hub token has a character that no token has; copy it again, then `hf auth login`")
     with tempfile.TemporaryDirectory(prefix="eanet-push-") as folder:
         stage = Path(folder)
         print(f"checking {run} …", file=sys.stderr)
         results = stage_run(run, stage)
         api, tried = HfApi(library_name="eanet"), {}
+        if alone:
+            print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {args.repo_id} were new", file=sys.stderr)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return _push_once(api, args, run, stage, results, tried)
+                return _push_once(None if alone else api, args, run, stage, results, tried)
             except Exception as error:
                 _wait_or_raise(error, attempt, args.repo_id)
 
@@ -276,9 +282,12 @@ def push(args) -> None:
 def _push_once(api, args, run, stage, results, tried) -> None:
     """Everything that asks the Hub. It may be run again from its start: what the Hub has already is not sent twice.
 
+    `api` is None for a dry run that asks nothing, as if the repository were new.
     `tried` holds the commit of an earlier attempt whose answer did not come; it may have been made all the same.
     """
-    head, private = _head(api, args.repo_id, args.revision)
+    from huggingface_hub.constants import ENDPOINT
+
+    head, private = _head(api, args.repo_id, args.revision) if api else (None, None)
     if private is False and args.private:
         raise ValueError(f"--private: {args.repo_id} is public already; leave --private out, or change it in its settings")
     if head is None and not args.dry_run:
@@ -296,7 +305,7 @@ def _push_once(api, args, run, stage, results, tried) -> None:
     ours = {p.relative_to(stage).as_posix(): p for p in stage.rglob("*") if p.is_file()}
     sent = {name: path for name, path in sorted(ours.items()) if not _is_there(path, theirs.get(name))}
     gone = [name for name in sorted(theirs) if name not in ours and _matches(name, STALE)]
-    url = f"{api.endpoint}/{args.repo_id}"
+    url = f"{ENDPOINT}/{args.repo_id}"
     if args.dry_run:
         return _describe(args, ours, theirs, sent, gone, old_card, stage, url)
     if not sent and not gone and not tried:
@@ -498,7 +507,10 @@ def _snapshot(args, wanted) -> tuple[Path, bool]:
     api = HfApi(library_name="eanet")
     commit = api.model_info(args.repo_id, revision=args.revision).sha
     names = api.list_repo_files(args.repo_id, revision=commit)
-    snapshot = Path(snapshot_download(args.repo_id, revision=commit, allow_patterns=wanted))
+    # By its name and not by its commit: only so does the cache know the name when it is asked offline.
+    snapshot = Path(snapshot_download(args.repo_id, revision=args.revision, allow_patterns=wanted))
+    if snapshot.name != commit:
+        raise ConnectionError(f"{args.revision} moved, or the Hub stopped to answer")
     # Where the Hub breaks off, the client is content with what its cache has of the commit.
     missing = [name for name in names if (wanted is None or _matches(name, wanted)) and not (snapshot / name).is_file()]
     if missing:

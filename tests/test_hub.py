@@ -571,6 +571,9 @@ def test_a_download_that_breaks_goes_on_and_a_hub_that_is_gone_leaves_the_folder
 def test_no_login_is_one_line(session, run, hub):
     line = error_line(session.push(run, HF_TOKEN=""), 2)
     assert "hf auth login" in line and hub.repos == {}
+    done = session.push(run, "--dry-run", HF_TOKEN="")  # which needs none
+    assert done.code == 0 and "not logged in: as if user/pictures-eanet were new" in done.err
+    assert re.search(r"new .* model\.weights\.h5\n", done.out) and "+# EANet" in done.out and hub.requests == []
 
 
 def test_a_token_that_cannot_write_and_one_that_is_wrong(session, run, hub):
@@ -732,6 +735,7 @@ def test_offline_nothing_is_asked(session, made_run, hub, tmp_path):
     offline = Session(hub, session.home, NEWEST)
     offline.env["HF_HUB_OFFLINE"] = "1"
     assert "HF_HUB_OFFLINE" in error_line(offline.push(made_run), 2)
+    assert "offline: as if" in offline.push(made_run, "--dry-run").err
     assert offline.pull(tmp_path / "two").code == 0  # out of the cache
     offline.close()
     assert len(hub.requests) == asked
