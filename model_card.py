@@ -1,8 +1,8 @@
 """The model card: what a run measured goes in, every word a person wrote stays.
 
 A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run; `REGIONS`
-has them all. In the front matter `model-index` and `datasets` follow the run; keys that are missing are added; the rest,
-comments included, is left as it is. Calls in fenced code that load a model from the Hub get the repository's name.
+has them all. In the front matter `model-index`, `datasets` and a `widget` follow the run; keys that are missing are added;
+the rest, comments included, is left as it is. Calls in fenced code that load a model from the Hub get the repository's name.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: 
         base, where = TEMPLATE.read_text(encoding="utf-8"), TEMPLATE.name
     head, body = split_card(base, where)
     tags = " ".join(map(str, (yaml.safe_load(head) or {}).get("tags") or []))
-    head = _front_matter(head, results, config, repo_id, where)
+    head = _front_matter(head, results, config, Path(folder), repo_id, where)
     body = _with_repo_id(body, repo_id)
     regions = [name for name in REGIONS if _has_region(body, name, where)]
     if "results" not in regions:
@@ -145,7 +145,7 @@ def _metrics(config) -> list:
     return [metric for metric in METRICS if metric[0] != "top_5_accuracy" or config.num_classes > 5]
 
 
-def _front_matter(head: str, results: dict, config, repo_id: str, where: str) -> str:
+def _front_matter(head: str, results: dict, config, folder: Path, repo_id: str, where: str) -> str:
     data = yaml.safe_load(head) or {}
     entries = {
         "language": "en",
@@ -168,9 +168,24 @@ def _front_matter(head: str, results: dict, config, repo_id: str, where: str) ->
     if wanted != datasets:
         entries["datasets"] = wanted or None
     entries["model-index"] = model_index(data.get("model-index"), results, _metrics(config), repo_id)
+    if "widget" in data:  # samples with what the model says to them
+        entries["widget"] = _widget(folder, repo_id) or None
     for key, value in entries.items():
         head = _with_key(head, key, value)
     return head
+
+
+def _widget(folder: Path, repo_id: str) -> list[dict]:
+    pictures = sorted((folder / "samples").glob("*.png"))[:6]
+    answers = classify(from_pretrained_keras(folder), pictures, top_k=3) if pictures else []
+    return [
+        {
+            "src": f"https://huggingface.co/{repo_id}/resolve/main/samples/{picture.name}",
+            "example_title": picture.stem.replace("_", " "),
+            "output": [{"label": a["label"], "score": round(a["score"], 4)} for a in answer],
+        }
+        for picture, answer in zip(pictures, answers, strict=True)
+    ]
 
 
 def _with_key(head: str, key: str, value) -> str:

@@ -1,6 +1,7 @@
 """What a run changes in a card, and what stays."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -184,6 +185,19 @@ def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
         assert words in new
     plain = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "cutmix": 0.0}}})
     assert "CutMix" not in plain
+
+
+def test_a_widget_follows_the_model_and_goes_where_there_are_no_samples(tiny_folder, tmp_path):
+    head = "---\nwidget:\n- src: old.png\n---\n"
+    assert "widget" not in yaml.safe_load(split_card(card(head, tiny_folder))[0])
+    folder = shutil.copytree(tiny_folder, tmp_path / "m")
+    (folder / "samples").mkdir()
+    shutil.copy(ROOT / "samples" / "apple.png", folder / "samples")
+    (entry,) = yaml.safe_load(split_card(card(head, folder))[0])["widget"]
+    assert entry["src"] == "https://huggingface.co/me/new/resolve/main/samples/apple.png"
+    assert {o["label"] for o in entry["output"]} == {"red", "green", "blue"}
+    assert sum(o["score"] for o in entry["output"]) == pytest.approx(1, abs=1e-3)
+    assert "widget" not in card("---\n---\n", folder)  # a card without one is given none
 
 
 def test_an_evaluation_of_other_weights_is_not_shown(tiny_folder, tmp_path):

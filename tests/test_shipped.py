@@ -13,15 +13,18 @@ from conftest import ROOT
 from PIL import Image
 
 import inference
+from export import OnnxModel
 from modeling_eanet import (
     CIFAR100_LABELS,
     KERAS_FILES,
+    ONNX_FILE,
     SAVED_MODEL_FILES,
     EANetConfig,
     build_eanet,
     classify,
     from_pretrained_keras,
     load_image,
+    model_checksum,
 )
 
 CARD = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -175,6 +178,37 @@ def test_the_card_shows_what_the_model_says_of_the_samples(model):
     top5 = sum(label_of(path) in answer for path, answer in zip(SAMPLES, answers, strict=True))
     assert f"Right in the first answer: {top1} of {len(SAMPLES)}; in the first five: {top5} of {len(SAMPLES)}." in table
     assert top5 > len(SAMPLES) / 2
+
+
+def test_the_widget_shows_what_the_model_says_of_six_samples(model):
+    widget = FRONT_MATTER["widget"]
+    names = [entry["src"].rsplit("/", 1)[1] for entry in widget]
+    assert names == [path.name for path in SAMPLES[:6]]
+    for entry, answer in zip(widget, classify(model, SAMPLES[:6], top_k=3), strict=True):
+        assert [o["label"] for o in entry["output"]] == [a["label"] for a in answer]
+        assert [o["score"] for o in entry["output"]] == pytest.approx([a["score"] for a in answer], abs=1e-3)
+
+
+def test_every_picture_on_the_card_is_there_with_a_text_for_those_who_do_not_see_it():
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", CARD)
+    assert {"architecture", "curves", "confusion", "calibration", "attention", "slots"} <= {
+        Image.open(ROOT / name).format and name.removeprefix("figures/").removesuffix(".png") for _, name in pictures
+    }
+    assert all(len(text) > 20 for text, _ in pictures)
+    assert FRONT_MATTER["thumbnail"].endswith(tuple(name for _, name in pictures))
+
+
+def test_the_evaluation_is_of_these_weights(model):
+    measured = json.loads((ROOT / "benchmarks" / "evaluation.json").read_text())
+    assert measured["checksum"] == RESULTS["model"]["checksum"] == model_checksum(model)
+    assert measured["accuracy"] == pytest.approx(RESULTS["accuracy"]) and measured["num_images"] == RESULTS["num_images"]
+    assert f"calibration error (15 bins) is {100 * measured['expected_calibration_error']:.1f} %" in between("evaluation")
+
+
+def test_shipped_onnx_predicts_what_keras_predicts(model, expected, pictures):
+    exported = OnnxModel(ROOT / ONNX_FILE)
+    assert exported.checksum == model_checksum(model) and exported.config == model.config
+    np.testing.assert_allclose(exported.predict_on_batch(pictures), expected, atol=1e-4)
 
 
 def test_readme_commands_predict_the_samples_and_are_those_of_ci(capsys):

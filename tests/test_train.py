@@ -237,6 +237,7 @@ def test_eval_results_have_the_documented_schema(finished, colours):
             "init_from": None,
             "final_loss": read_json(finished[0] / "history.json")["loss"][-1],
             "command": command,
+            "recipe": read_json(finished[0] / "settings.json")["recipe"],
         },
         "versions": {
             "python": ".".join(map(str, sys.version_info[:3])),
