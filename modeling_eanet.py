@@ -777,19 +777,19 @@ def _write_saved_model(model, directory) -> None:
     import tf_keras
 
     class EANet(tf_keras.layers.Layer):
-        """Holds the Keras 3 model. What is saved is its traced call, so loading needs no class of ours."""
+        """Calls the Keras 3 model. What is saved is this call's trace, so loading needs no class of ours."""
 
-        def __init__(self, inner, **kwargs):
+        def __init__(self, variables, **kwargs):
             super().__init__(**kwargs)
-            self._inner = inner
-            self._tracked = [v.value for v in inner.variables]  # tf.Variables, so they are saved and stay trainable
+            # tf.Variables, so they are saved and stay trainable. With the model as an attribute each would be saved twice.
+            self._tracked = variables
 
         def call(self, inputs):
-            return self._inner(inputs, training=False)
+            return model(inputs, training=False)
 
     size = model.config.image_size
     image = tf_keras.Input((size, size, 3), dtype=tf.float32, name="image")
-    wrapped = tf_keras.Model(image, EANet(model, name="eanet")(image), name="eanet")
+    wrapped = tf_keras.Model(image, EANet([v.value for v in model.variables], name="eanet")(image), name="eanet")
     try:
         wrapped.save(directory, save_format="tf", include_optimizer=False)
     except tf.errors.OpError as error:
