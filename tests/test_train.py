@@ -461,8 +461,8 @@ def test_a_run_killed_twice_ends_with_the_weights_of_one_that_was_not(finished, 
     kill_in_mid_epoch = """
 import os, signal
 epoch = train.Batches.epoch
-def killed(self, number):
-    for step, batch in enumerate(epoch(self, number)):
+def killed(self, number, *cutmix):
+    for step, batch in enumerate(epoch(self, number, *cutmix)):
         if (number, step) == (2, 5):
             os.kill(os.getpid(), signal.SIGKILL)
         yield batch
@@ -750,7 +750,7 @@ def test_a_disk_too_full_for_the_artefacts_is_one_line_and_leaves_the_earlier_on
 
 def nan_targets(patch):
     epoch = train.Batches.epoch
-    patch.setattr(train.Batches, "epoch", lambda self, number: ((x, y * np.nan) for x, y in epoch(self, number)))
+    patch.setattr(train.Batches, "epoch", lambda self, *args: ((x, y * np.nan) for x, y in epoch(self, *args)))
 
 
 def nan_weights_after_a_last_finite_loss(patch):
