@@ -4,6 +4,7 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -11,10 +12,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import attention_scaling
 import common
+import evaluation
 import keras_io_example
 import train_speed
 
-from modeling_eanet import EANetConfig, build_eanet
+from modeling_eanet import CIFAR100_LABELS, EANetConfig, build_eanet
 
 
 def test_the_example_is_the_one_that_was_published():
@@ -69,6 +71,25 @@ def test_every_contender_trains_on_the_same_pictures(monkeypatch):
     assert list(runs) == ["Keras example", "keras-io preset", "small preset"]
     for run in runs.values():
         run()
+
+
+def test_superclasses_have_five_classes_each_and_all_of_them():
+    names = [names.split() for names in evaluation.SUPERCLASSES.values()]
+    assert len(names) == 20 and {len(five) for five in names} == {5}
+    assert sorted(sum(names, [])) == sorted(CIFAR100_LABELS)
+
+
+def test_the_calibration_error_is_the_gap_weighed_by_the_pictures():
+    error, bins = evaluation.calibration(np.array([0.9, 0.9, 0.1, 1.0]), np.array([True, False, False, True]))
+    assert error == pytest.approx((2 * 0.4 + 0.1 + 0.0) / 4)
+    assert [(b["count"], b["accuracy"]) for b in bins] == [(1, 0.0), (2, 0.5), (1, 1.0)]
+    assert all(b["from"] <= b["confidence"] <= b["to"] for b in bins)
+
+
+def test_confusions_count_both_ways():
+    y, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 0, 0, 0, 2, 1])
+    found = evaluation.confusions(predicted, y, ["a", "b", "c"], 2)
+    assert found == [{"classes": ["a", "b"], "count": 3, "of": 4}, {"classes": ["b", "c"], "count": 1, "of": 4}]
 
 
 def test_a_report_says_how_it_was_made(tmp_path, monkeypatch, capsys):
