@@ -281,7 +281,7 @@ class Batches:
     """Shuffled, augmented batches: a random crop out of reflected borders, a horizontal flip, and CutMix.
 
     An epoch's order and augmentation follow from (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
-    All pictures of a batch are gathered at once, about 1 ms for 128 of 32x32.
+    All pictures of a batch are gathered at once, a few milliseconds for 128 of 32x32.
 
     Args:
         split: the pictures.

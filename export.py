@@ -2,7 +2,7 @@
 
     python export.py --format onnx                      the model beside this file, to model.onnx
     python export.py runs/small --format onnx           a run's, to runs/small/model.onnx
-    python inference.py cat.jpg --runtime onnx          predicts with it; needs onnxruntime, NumPy and Pillow alone
+    python inference.py cat.jpg --runtime onnx          predicts with it, without TensorFlow and Keras
 
 `pip install -r requirements-onnx.txt` installs what it takes. `OnnxModel` reads such a file.
 """
@@ -21,14 +21,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 import numpy as np
 
-from modeling_eanet import ONNX_FILE, EANetConfig, first_line, fold, from_pretrained_keras, model_checksum
+from modeling_eanet import ONNX_FILE, EANetConfig, deployment_form, first_line, from_pretrained_keras, model_checksum
 
 HERE = Path(__file__).resolve().parent
-LARGEST_DIFFERENCE = 1e-3  # between probabilities of Keras and of the export; beyond, nothing is written
+LARGEST_DIFFERENCE = 1e-4  # between probabilities of Keras and of the export; beyond, nothing is written
 
 
 def export_onnx(model, path) -> None:
-    """Writes `model` in its folded form, with a batch of any size, float32 pixels from 0 to 255 in, probabilities out.
+    """Writes `model` in its deployment form, with a batch of any size, float32 pixels from 0 to 255 in, probabilities out.
 
     The metadata of the file has the configuration, class names included, as JSON under `eanet_config`, and the checksum of
     the model that it was made from under `checksum`. The file is tried before it takes its name.
@@ -56,7 +56,7 @@ def export_onnx(model, path) -> None:
     path = Path(path)
     size = model.config.image_size
     pictures = np.random.default_rng(0).integers(0, 256, (5, size, size, 3)).astype(np.float32)
-    folded = fold(model)
+    folded = deployment_form(model)
     folded.predict_on_batch(pictures)  # Keras exports no model that was never called
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -165,7 +165,9 @@ def main(argv=None) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"default: {ONNX_FILE} in the model's folder")
     args = parser.parse_args(argv)
     folder = Path(args.model)
-    output = args.output or (folder if folder.is_dir() else Path()) / ONNX_FILE
+    if args.output is None and not folder.is_dir():
+        parser.error(f"{args.model}: is no folder here, so name with --output the file to write")
+    output = args.output or folder / ONNX_FILE
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:

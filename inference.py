@@ -4,7 +4,7 @@
     python inference.py cat.jpg dog.png --top-k 3 --format json
     curl -s https://example.org/cat.jpg | python inference.py -
     python inference.py cat.jpg --model user/name       a model on the Hugging Face Hub, or another folder
-    python inference.py cat.jpg --runtime onnx          its ONNX export: no TensorFlow, and an answer in a second
+    python inference.py cat.jpg --runtime onnx          its ONNX export, without TensorFlow
 
 Results go to standard output in the order of the paths; progress and errors go to standard error. Exit status: 0, all
 pictures were classified; 1, some could not be read; 2, nothing was done.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from modeling_eanet import EANetConfig, classify, from_pretrained_keras
+from modeling_eanet import EANetConfig, classify, first_line, from_pretrained_keras
 
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 CARD = "README.md"
@@ -322,7 +322,10 @@ def _training(results, config, folder) -> str:
         f"{training['date']}."
     )
     if training.get("recipe"):
-        text += f" {_recipe(training['recipe'])}"
+        try:
+            text += f" {_recipe(training['recipe'])}"
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"{OURS}: its recipe is damaged; the run's own command, given again, writes it anew") from None
     if training.get("init_from"):
         text += f" It began with the weights of `{training['init_from']}`."
     return text
@@ -335,25 +338,32 @@ def _duration(seconds: float) -> str:
 
 
 def _recipe(recipe: dict) -> str:
-    """Every setting, the defaults of the day included: those of train.py may change."""
+    """What the command leaves to the defaults of train.py, too: those may change."""
     cutmix = (
         f", CutMix on {100 * recipe['cutmix']:g} % of them but in the last tenth of the epochs" if recipe["cutmix"] else ""
     )
-    ema = f"momentum {recipe['ema']:g}" if recipe["ema"] is not None else "momentum 0.998, less in runs under 10,000 steps"
     return (
         f"The recipe: random crops and flips of the pictures{cutmix}; batches of {recipe['batch_size']}; AdamW with a peak "
         f"learning rate of {recipe['learning_rate']:g}, reached in {recipe['warmup_epochs']:g} epochs and brought to 0 by a "
         f"cosine, and a weight decay of {recipe['weight_decay']:g}; label smoothing of {recipe['label_smoothing']:g}; "
-        f"{recipe['precision']}. What is shipped is the moving average of the weights ({ema})."
+        f"{recipe['precision']}. What is shipped is the moving average of the weights (momentum {recipe['ema']:.4g})."
     )
 
 
 def _evaluation(results, config, folder) -> str:
     """From `benchmarks/evaluation.json`, if that was measured on these weights."""
     path = folder / "benchmarks" / "evaluation.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if found.get("checksum") != results["model"].get("checksum", ""):
-        return "Not measured for these weights; `python benchmarks/evaluation.py --data PATH` does that."
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if found.get("checksum") != results["model"].get("checksum", ""):
+            return "Not measured for these weights; `python benchmarks/evaluation.py --data PATH` does that."
+        return _evaluation_text(found)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        mend = "`python benchmarks/evaluation.py` writes it anew"
+        raise ValueError(f"benchmarks/{path.name}: damaged ({first_line(error)}); {mend}") from None
+
+
+def _evaluation_text(found: dict) -> str:
     rows = ["| Superclass | Pictures | Right class | Right superclass |", "| --- | --- | --- | --- |"]
     for name, count, accuracy, above in (row.values() for row in found["rows"]):
         rows.append(f"| {name} | {count} | {100 * accuracy:.1f} % | {100 * above:.1f} % |")
@@ -368,7 +378,7 @@ def _evaluation(results, config, folder) -> str:
         f"{100 * found['superclass_accuracy']:.1f} % the first answer is of the right superclass. Easiest: {easy}. Hardest: "
         f"{hard}. Most often taken for each other: {pairs}.\n\nThe first answer's probability is {confidence:.1f} % on "
         f"average where it is right in {accuracy:.1f} %: the model is {modest}. The expected calibration error "
-        f"({len(found['calibration'])} bins) is {100 * found['expected_calibration_error']:.1f} %."
+        f"({found['bins']} bins) is {100 * found['expected_calibration_error']:.1f} %."
     )
 
 

@@ -463,6 +463,12 @@ def fold(model):
     return folded
 
 
+def deployment_form(model):
+    """`fold(model)` where that has no more parameters, and so is the faster one; `model` itself where it has."""
+    folded = fold(model)
+    return folded if folded.count_params() <= model.count_params() else model
+
+
 def _scale_and_shift(norm, config):
     gamma, beta, mean, variance = norm
     scale = gamma / np.sqrt(variance + config.norm_epsilon)
@@ -579,9 +585,9 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
     - `config.json`, `metadata.json`, `model.weights.h5`: for `keras.saving.load_model(directory)` or `"hf://user/name"`,
       Keras 3.11 and later, on every backend. The top of `config.json` is the EANetConfig.
     - `saved_model.pb`, `keras_metadata.pb`, `fingerprint.pb`, `variables/`: the SavedModel that
-      `huggingface_hub.from_pretrained_keras` reads. TensorFlow and tf_keras write it.
+      `huggingface_hub.from_pretrained_keras` reads. TensorFlow and tf_keras write it, in the deployment form.
 
-    A `model.onnx` that is there is deleted: `export.py` made it of other weights.
+    A `model.onnx` that `export.py` made of other weights is deleted.
 
     All is written to a temporary folder in `directory` first and then moved in file by file, so a full disk or an
     interruption while writing leaves what was there.
@@ -616,10 +622,13 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
         _write_config(stage / CONFIG_FILE, config, keras_half)
         names = list(KERAS_FILES)
         if saved_model:
-            _write_saved_model(clean, stage)
+            _write_saved_model(deployment_form(clean), stage)
             names += SAVED_MODEL_FILES
-        for name in (ONNX_FILE,) if saved_model else (ONNX_FILE, *SAVED_MODEL_FILES):
-            _remove(directory / name)  # one of other weights must not stay behind
+        stale = [] if saved_model else list(SAVED_MODEL_FILES)
+        if (directory / ONNX_FILE).is_file() and model_checksum(model).encode() not in (directory / ONNX_FILE).read_bytes():
+            stale.append(ONNX_FILE)
+        for name in stale:  # one of other weights must not stay behind
+            _remove(directory / name)
         for name in names:
             _replace(stage / name, directory / name)
     return names

@@ -16,6 +16,7 @@ import contextlib
 import difflib
 import email.utils
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -193,7 +194,7 @@ def _check_one_run(run: Path, stage: Path, results: dict) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
     expected = np.asarray(model(pictures))
     forms = [("config.json's Keras half", _predict_keras), ("the SavedModel", _predict_saved_model)]
-    forms += [(ONNX_FILE, _predict_onnx)] if (stage / ONNX_FILE).exists() else []
+    forms += [(ONNX_FILE, functools.partial(_predict_onnx, model_checksum(model)))] if (stage / ONNX_FILE).exists() else []
     for name, predict in forms:
         try:
             predicted = predict(stage, pictures)
@@ -233,10 +234,12 @@ def _predict_saved_model(folder: Path, pictures) -> np.ndarray:
     return answer.numpy()
 
 
-def _predict_onnx(folder: Path, pictures) -> np.ndarray:
+def _predict_onnx(checksum: str, folder: Path, pictures) -> np.ndarray:
+    """What it predicts; nothing if it was made from another model than that of `checksum`."""
     from export import OnnxModel
 
-    return OnnxModel(folder / ONNX_FILE).predict_on_batch(pictures)
+    exported = OnnxModel(folder / ONNX_FILE)
+    return exported.predict_on_batch(pictures) if exported.checksum == checksum else np.empty(0)
 
 
 def _logged(file: Path, tag: str) -> list[float]:
@@ -258,7 +261,6 @@ def push(args) -> None:
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     run, token = Path(args.run), get_token()
-    alone = args.dry_run and (HF_HUB_OFFLINE or token is None)
     if HF_HUB_OFFLINE and not args.dry_run:
         raise ValueError("HF_HUB_OFFLINE is set, and a push asks the Hub; unset it")
     if token is None and not args.dry_run:
@@ -270,6 +272,7 @@ def push(args) -> None:
         print(f"checking {run} …", file=sys.stderr)
         results = stage_run(run, stage)
         api, tried = HfApi(library_name="eanet"), {}
+        alone = args.dry_run and (HF_HUB_OFFLINE or token is None and not _is_public(api, args.repo_id))
         if alone:
             print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {args.repo_id} were new", file=sys.stderr)
         for attempt in range(1, ATTEMPTS + 1):
@@ -277,6 +280,13 @@ def push(args) -> None:
                 return _push_once(None if alone else api, args, run, stage, results, tried)
             except Exception as error:
                 _wait_or_raise(error, attempt, args.repo_id)
+
+
+def _is_public(api, repo_id: str) -> bool:
+    try:
+        return api.repo_exists(repo_id)
+    except Exception:  # no connection, say
+        return False
 
 
 def _push_once(api, args, run, stage, results, tried) -> None:
@@ -368,8 +378,16 @@ def write_card(args, run: Path, stage: Path, results: dict, theirs: str | None) 
     _check_no_token(text.encode(), where)
     split_card(text, "the new card")
     (stage / CARD).write_text(text, encoding="utf-8", newline="\n")
-    if own is not None and base is theirs and build_card(own, stage, results, args.repo_id, where=where) != text:
+    if own not in (None, theirs) and base is theirs and not _becomes(text, own, stage, results, args.repo_id):
         print(f"the card on the Hub is kept; {run / CARD} is left out (--new-card takes it)", file=sys.stderr)
+
+
+def _becomes(text: str, own: str, stage: Path, results: dict, repo_id: str) -> bool:
+    """Whether the card `own`, brought up to date, is `text` too."""
+    try:
+        return build_card(own, stage, results, repo_id) == text
+    except ValueError:  # it is not going up, so what is wrong with it stops nothing
+        return False
 
 
 def _pulled_card(run: Path) -> str | None:

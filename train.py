@@ -232,7 +232,8 @@ def train(args) -> dict:
             "command": _command(args),
         }
     )
-    results["training"]["recipe"] = recipe
+    settled = {"init_from": _name(args.init_from), "ema": _ema_momentum(args, args.epochs * len(batches))}
+    results["training"]["recipe"] = {**recipe, **settled}
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
         print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",
@@ -250,7 +251,7 @@ def _train_epoch(model, batches, epoch, args) -> dict:
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{args.epochs}", unit=" images", disable=None, leave=False) as bar:
         # The last epochs see whole pictures, as a prediction will.
-        cutmix = args.cutmix if epoch < 0.9 * args.epochs else 0.0
+        cutmix = args.cutmix if epoch < args.epochs - max(1, args.epochs // 10) else 0.0
         for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
             model.reset_metrics()  # Keras before 3.15 would go on with the batches before
             batch = model.train_on_batch(x, y, return_dict=True)
@@ -275,12 +276,16 @@ def _optimizer(args, model, steps_per_epoch):
         warmup_target=args.learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    # The average begins with the first weights; in a short run it must forget them in a part of the run.
-    ema = min(0.998, max(0.0, 1 - 20 / steps)) if args.ema is None else args.ema
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=args.weight_decay, use_ema=True, ema_momentum=ema)
+    ema = dict(use_ema=True, ema_momentum=_ema_momentum(args, steps))
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=args.weight_decay, **ema)
     # Decay pulls weights towards 0, which is no place for a norm's scale.
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     return optimizer
+
+
+def _ema_momentum(args, steps: int) -> float:
+    """The average begins with the first weights; in a short run it must forget them in a part of the run."""
+    return min(0.998, max(0.0, 1 - 20 / steps)) if args.ema is None else args.ema
 
 
 def _keep_freed_memory() -> None:
@@ -426,7 +431,7 @@ def _settings_of(output: Path) -> tuple[dict, int]:
     """Recipe and CRC-32 of the data."""
     try:
         settings = json.loads((output / "settings.json").read_text(encoding="utf-8"))
-        return {**settings["recipe"]}, settings["data_crc32"]
+        return {"cutmix": 0.0, **settings["recipe"]}, settings["data_crc32"]  # older runs know of no CutMix
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"--output {output}: its settings.json is damaged; name another folder") from None
 

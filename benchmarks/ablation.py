@@ -17,7 +17,7 @@ from pathlib import Path
 
 import common
 
-EPOCHS, SEED = 8, 0
+EPOCHS, SEED = 8, 0  # the last epoch is without CutMix in every row
 ROWS = {
     "flagship": [],
     "layer norm, as the paper and the Keras example": ["--set", "norm=layer"],
@@ -31,7 +31,7 @@ ROWS = {
 
 def run(setting: str, options: list[str], args) -> list:
     """One row: setting, hold-out top-1, parameters, MACs, images/s, epochs, seed, command."""
-    folder = common.HERE.parent / "runs" / "ablation" / setting.split(",")[0].replace(" ", "-")
+    folder = common.HERE.parent / "runs" / "ablation" / f"{setting.split(',')[0].replace(' ', '-')}-{args.epochs}"
     command = ["train.py", "--data", str(Path(args.data).resolve()), "--epochs", str(args.epochs), "--seed", str(SEED)]
     done = subprocess.run(
         [sys.executable, *command, *options, "--output", str(folder)],
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

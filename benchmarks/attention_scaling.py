@@ -1,6 +1,6 @@
-"""Time and memory of external and of self attention over the number of tokens, with fitted slopes and a log-log plot.
+"""Time and memory of external and of self attention over the number of tokens, with fitted slopes.
 
-    python benchmarks/attention_scaling.py          64 to 16,384 tokens; writes figures/attention_scaling.svg
+    python benchmarks/attention_scaling.py          64 to 16,384 tokens; `figures/draw.py scaling` draws them
 
 Batch 4, width 64, 8 heads, 16 memory slots, float32. Each point is a process of its own, so that one's memory is not
 another's; memory is the highest resident set above what the process held before the first call. A point that does not fit
@@ -95,28 +95,6 @@ def slope(points: list[tuple[int, float]]) -> float | None:
     return float(np.polyfit(*zip(*points, strict=True), 1)[0]) if len(points) >= 2 else None
 
 
-def plot(found: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"svg.hashsalt": "eanet", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False})
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), constrained_layout=True)
-    for axis, key, label in zip(axes, ("seconds", "megabytes"), ("time, seconds", "peak memory, MB"), strict=True):
-        for kind, colour in zip(KINDS, ("#1f77b4", "#d62728"), strict=True):
-            for mode, style in zip(MODES, ("-o", "--s"), strict=True):
-                points = [(n, v[key]) for n, v in found[kind, mode].items() if v]
-                axis.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=f"{kind} attention, {mode}")
-        axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
-        axis.set_xticks(TOKENS[::2], [f"{n:,}" for n in TOKENS[::2]])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False, fontsize=9)
-    path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
@@ -143,10 +121,9 @@ def main() -> None:
         cheaper = [n for n in TOKENS if ours[n] and (not theirs[n] or ours[n]["seconds"] < theirs[n]["seconds"])]
         # from which number on external attention is the faster one, at every number measured
         crossover[mode] = next((n for n in TOKENS if all(m in cheaper for m in TOKENS if m >= n)), None)
-    plot(found, common.HERE.parent / "figures" / "attention_scaling.svg")
     columns = ["attention", "mode", "tokens", "ms", "peak MB"]
     common.report("attention_scaling", columns, rows, slopes=slopes, external_is_faster_from=crossover)
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

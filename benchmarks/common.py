@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -65,7 +66,9 @@ def report(name: str, columns: list[str], rows: list[list], details: dict | None
     versions = ", ".join(f"{package} {version}" for package, version in where["versions"].items())
     lines += ["", *(f"- {key.replace('_', ' ')}: {_words(value)}" for key, value in facts.items()), ""]
     lines += [f"`{command}` on {where['hardware']}, with {versions}; {written['date']}.", ""]
-    (HERE / f"{name}.md").write_text("\n".join(lines), encoding="utf-8")
+    temporary = HERE / f".{name}.{os.getpid()}.tmp"
+    temporary.write_text("\n".join(lines), encoding="utf-8")
+    os.replace(temporary, HERE / f"{name}.md")
     print("\n".join(lines))
     print(f"wrote benchmarks/{name}.json and .md", file=sys.stderr)
 
@@ -78,7 +81,17 @@ def _words(value) -> str:
 
 def _without_places(arguments: list[str]) -> list[str]:
     """Paths that are there, by their names alone."""
-    return [Path(a).name if os.sep in a and Path(a).exists() else a for a in arguments]
+    split = [argument.rpartition("=") for argument in arguments]
+    return [f"{a}{b}{Path(c).name if os.sep in c and Path(c).exists() else c}" for a, b, c in split]
+
+
+def run(main) -> None:
+    """Calls `main`; what is wrong with its input is one line and exit status 2."""
+    try:
+        main()
+    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def machine() -> dict:

@@ -81,6 +81,8 @@ def main() -> None:
     model = from_pretrained_keras(common.HERE.parent)
     dataset = load_dataset(args.data, model.config)
     split, labels = dataset.test, dataset.labels
+    if split is None or labels != tuple(model.config.id2label.values()) or dataset.id != "uoft-cs/cifar100":
+        raise ValueError(f"--data {args.data}: must be CIFAR-100, with a test split")
     probabilities = predict_probabilities(model, split.x, 500)
     predicted, right = probabilities.argmax(axis=1), probabilities.argmax(axis=1) == split.y
     above = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
@@ -98,6 +100,7 @@ def main() -> None:
         "hardest": [{"class": label, "accuracy": accuracy} for accuracy, label in per_class[:5]],
         "easiest": [{"class": label, "accuracy": accuracy} for accuracy, label in per_class[:-6:-1]],
         "confusions": confusions(predicted, split.y, labels, 8),
+        "bins": BINS,
         "calibration": bins,
         "superclass_confusion": {"names": list(SUPERCLASSES), "counts": confusion.tolist()},
     }
@@ -118,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -3,7 +3,7 @@
     python benchmarks/exports.py --data cifar-100-dev.tar.gz
 
 Latency is of one picture after another, cold start of the whole process that classifies one; both on one core, so with one
-thread. Cold start stands beside a process that imports TensorFlow and does no more.
+thread. The ONNX export is of the folded model. Cold start stands beside a process that imports TensorFlow and does no more.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def main() -> None:
 
     from data import load_dataset
     from export import OnnxModel
-    from modeling_eanet import KERAS_FILES, ONNX_FILE, from_pretrained_keras, predict_probabilities
+    from modeling_eanet import KERAS_FILES, ONNX_FILE, fold, from_pretrained_keras, predict_probabilities
 
     root = common.HERE.parent
-    forms = {"Keras": from_pretrained_keras(root), "ONNX": OnnxModel(root / ONNX_FILE, threads=1)}
-    sizes = {"Keras": KERAS_FILES, "ONNX": [ONNX_FILE]}
+    forms = {"Keras": from_pretrained_keras(root)}
+    forms |= {"Keras, folded": fold(forms["Keras"]), "ONNX": OnnxModel(root / ONNX_FILE, threads=1)}
+    sizes = {"Keras": KERAS_FILES, "Keras, folded": (), "ONNX": [ONNX_FILE]}
     split = load_dataset(args.data, forms["Keras"].config).test
     predicted = {name: predict_probabilities(model, split.x, 500) for name, model in forms.items()}
 
@@ -60,12 +61,12 @@ def main() -> None:
         rows.append(
             [
                 name,
-                sum((root / file).stat().st_size for file in sizes[name]) / 1e6,
+                sum((root / file).stat().st_size for file in sizes[name]) / 1e6 or "",
                 100 * float((predicted[name].argmax(1) == split.y).mean()),
                 100 * float((predicted[name].argmax(1) == predicted["Keras"].argmax(1)).mean()),
                 float(difference),
                 1000 * statistics.median(seconds[name]) / SINGLES,
-                starts[name],
+                starts.get(name, ""),
             ]
         )
     columns = ["form", "MB", "top-1, %", "same first answer, %", "largest difference", "one picture, ms", "cold start, s"]
@@ -75,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

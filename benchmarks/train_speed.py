@@ -3,8 +3,9 @@
     python benchmarks/train_speed.py                                    images/s of the example and of our two presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        and the time to the example's 43.91 %
 
-With data, a short run of the flagship is trained to its end, and its hold-out accuracy and its time stand beside
-the time that 50 epochs of 40,000 pictures take the example at the images/s measured here.
+With data, a short run of the flagship, without CutMix and on all training pictures, is trained to its end. Its accuracy on
+the data's test split, which is a hold-out if it says so, and its time stand beside the time that 50 epochs of 40,000
+pictures take the example at the images/s measured here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import common
 import numpy as np
 
 STEPS = 6
+PUBLISHED = 0.4391  # of the example, on the official test split
 
 
 def contenders() -> dict:
@@ -73,6 +75,8 @@ def main() -> None:
     parser.add_argument("--data", help="CIFAR-100, to measure the time to 43.91 % too")
     parser.add_argument("--epochs", type=int, default=4, help="of the run made for 43.91 %%")
     args = parser.parse_args()
+    if args.data and not Path(args.data).exists():
+        raise ValueError(f"--data {args.data}: no such file or folder")
     runs = contenders()
     for run in runs.values():
         run()
@@ -88,9 +92,11 @@ def main() -> None:
 
         reached = time_to_accuracy(str(Path(args.data).resolve()), args.epochs)
         published = EPOCHS * IMAGES * statistics.median(example) / (STEPS * 128)
+        if reached["accuracy"] < PUBLISHED:
+            raise ValueError(f"--epochs {args.epochs}: {100 * reached['accuracy']:.2f} % is below 43.91 %; give it more")
         facts["time_to_43_91"] = {**reached, "example_seconds": published, "times_sooner": published / reached["seconds"]}
     common.report("train_speed", ["model", "images/s", "fastest step, ms", "times the example"], rows, **facts)
 
 
 if __name__ == "__main__":
-    main()
+    common.run(main)

@@ -216,10 +216,14 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)} (default: all)")
     args = parser.parse_args(argv)
-    for name in args.names or FIGURES:
+    for name in args.names:
         if name not in FIGURES:
             parser.error(f"{name}: must be one of {', '.join(FIGURES)}")
-        figure = FIGURES[name]()
+    for name in args.names or FIGURES:
+        try:
+            figure = FIGURES[name]()
+        except (OSError, ValueError) as error:
+            parser.error(f"{name}: {' '.join(str(error).split())}")
         temporary = HERE / f".{name}.{os.getpid()}.tmp"
         try:
             # Without the version of Matplotlib in it, the same picture is the same file.

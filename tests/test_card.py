@@ -173,7 +173,7 @@ def test_top_5_is_stated_where_it_says_something(classes, there, tmp_path):
 
 def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
     recipe = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
-    recipe |= dict(precision="float32", ema=None)
+    recipe |= dict(precision="float32", ema=0.9975)
     training = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
     training |= dict(date="2026-01-31", init_from="me/base", final_loss=1.0)
     old = card(None, tiny_folder, {**RESULTS, "training": training})
@@ -213,6 +213,7 @@ def test_an_evaluation_of_other_weights_is_not_shown(tiny_folder, tmp_path):
         mean_confidence=0.25,
         superclass_accuracy=0.875,
         expected_calibration_error=0.125,
+        bins=15,
         calibration=[{}] * 15,
         rows=[{"superclass": "red ones", "pictures": 20, "top-1 accuracy": 0.45, "some class": 0.9}],
         confusions=[{"classes": ["red", "green"], "count": 7, "of": 40}],
@@ -224,6 +225,10 @@ def test_an_evaluation_of_other_weights_is_not_shown(tiny_folder, tmp_path):
     assert "Not measured for these weights" in card(text, tmp_path)
     new = card(text, tmp_path, {**RESULTS, "model": {**RESULTS["model"], "checksum": "abc"}})
     assert "| red ones | 20 | 45.0 % | 90.0 % |" in new and "red and green (7 of 40)" in new and "less sure" in new
+    for broken in ("{", "[]", json.dumps({"checksum": "abc"})):
+        (tmp_path / "benchmarks" / "evaluation.json").write_text(broken)
+        with pytest.raises(ValueError, match=r"evaluation\.json: damaged"):
+            card(text, tmp_path, {**RESULTS, "model": {**RESULTS["model"], "checksum": "abc"}})
     assert "`blue` (75 %)" in new and "`red` (25 %)" in new and "calibration error (15 bins) is 12.5 %" in new
 
 

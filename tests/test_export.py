@@ -92,14 +92,21 @@ sys.exit(inference.main(sys.argv[1:]))
     assert done.returncode == 0 and "samples/apple.png" in done.stdout, done.stderr
 
 
-def test_new_weights_take_the_export_of_the_old_ones_away(folder, tiny_model, tmp_path):
+def test_new_weights_take_the_export_of_the_old_ones_away(folder, tiny_model, model, tmp_path):
     target = shutil.copytree(folder, tmp_path / "m")
     modeling_eanet.save_pretrained_keras(tiny_model, target, saved_model=False)
+    assert (target / "model.onnx").exists()  # the same weights
+    modeling_eanet.save_pretrained_keras(model, target, saved_model=False)
     assert not (target / "model.onnx").exists()
 
 
+def test_an_export_of_a_model_from_the_hub_says_where_it_goes():
+    line = error_line(run_program("export", "user/name", "--format", "onnx"), "export")
+    assert "user/name" in line and "--output" in line
+
+
 def test_an_export_that_predicts_something_else_is_not_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "fold", lambda model: build_eanet(model.config))  # other weights
+    monkeypatch.setattr(export, "deployment_form", lambda model: build_eanet(model.config))  # other weights
     (tmp_path / "m.onnx").write_bytes(b"earlier")
     with pytest.raises(ValueError, match="not written; the export differs from the model by 0"):
         export_onnx(model, tmp_path / "m.onnx")

@@ -573,7 +573,10 @@ def test_no_login_is_one_line(session, run, hub):
     assert "hf auth login" in line and hub.repos == {}
     done = session.push(run, "--dry-run", HF_TOKEN="")  # which needs none
     assert done.code == 0 and "not logged in: as if user/pictures-eanet were new" in done.err
-    assert re.search(r"new .* model\.weights\.h5\n", done.out) and "+# EANet" in done.out and hub.requests == []
+    assert re.search(r"new .* model\.weights\.h5\n", done.out) and "+# EANet" in done.out and hub.repos == {}
+    assert session.push(run).code == 0
+    again = session.push(run, "--dry-run", HF_TOKEN="")  # a public repository can be read all the same
+    assert "dry run: no commit" in again.out and "as if" not in again.err
 
 
 def test_a_token_that_cannot_write_and_one_that_is_wrong(session, run, hub):

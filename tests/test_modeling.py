@@ -10,7 +10,15 @@ from conftest import tiny_config
 from keras import ops
 
 import modeling_eanet
-from modeling_eanet import PRESETS, EANetConfig, attention_layer_name, build_eanet, external_attention, fold
+from modeling_eanet import (
+    PRESETS,
+    EANetConfig,
+    attention_layer_name,
+    build_eanet,
+    deployment_form,
+    external_attention,
+    fold,
+)
 
 
 def double_normalisation(logits):
@@ -155,6 +163,14 @@ def test_folded_keras_io_preset_has_fewer_parameters_and_the_same_output():
     folded = fold(model)
     assert folded.count_params() < model.count_params()
     np.testing.assert_allclose(np.asarray(folded(pictures(8))), np.asarray(model(pictures(8))), atol=1e-5)
+
+
+@pytest.mark.parametrize(("slots", "smaller"), [((4, 4), True), ((64, 64), False)])
+def test_the_deployment_form_is_the_folded_one_where_that_is_not_larger(slots, smaller):
+    model = build_eanet(tiny_config(shared_memory=True, slots=slots, norm="layer"))
+    form = deployment_form(model)
+    assert (form is not model) == smaller == (not form.config.shared_memory)
+    assert form.count_params() <= model.count_params()
 
 
 def test_fold_holds_in_bfloat16(mixed_bfloat16):

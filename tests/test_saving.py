@@ -15,6 +15,7 @@ from modeling_eanet import (
     SAVED_MODEL_FILES,
     EANetConfig,
     build_eanet,
+    deployment_form,
     from_pretrained_keras,
     save_pretrained_keras,
 )
@@ -66,7 +67,9 @@ def test_the_oldest_keras_we_name_loads_them_too(preset, tmp_path):
 def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expected, tmp_path):
     folder = copy_only(SAVED_MODEL_FILES, tiny_folder, tmp_path / "model")
     path = installed("huggingface_hub==0.36.2")
-    output = run_apart(LOAD_WITH_HUB, folder, trainable(tiny_model), path=path, pictures=PICTURES, cwd=tmp_path)
+    output = run_apart(
+        LOAD_WITH_HUB, folder, trainable(deployment_form(tiny_model)), path=path, pictures=PICTURES, cwd=tmp_path
+    )
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 

@@ -237,7 +237,7 @@ def test_eval_results_have_the_documented_schema(finished, colours):
             "init_from": None,
             "final_loss": read_json(finished[0] / "history.json")["loss"][-1],
             "command": command,
-            "recipe": read_json(finished[0] / "settings.json")["recipe"],
+            "recipe": read_json(finished[0] / "settings.json")["recipe"] | {"init_from": None, "ema": 0.9},
         },
         "versions": {
             "python": ".".join(map(str, sys.version_info[:3])),
@@ -768,6 +768,27 @@ def nan_weights_after_a_last_finite_loss(patch):
     patch.setattr(keras.Model, "train_on_batch", diverge)
 
 
+@pytest.mark.parametrize(("epochs", "with_cutmix"), [(1, 0), (2, 1), (10, 9), (29, 27), (40, 36)])
+def test_the_last_tenth_of_the_epochs_sees_whole_pictures(epochs, with_cutmix, monkeypatch):
+    args = train.parse_args(["--epochs", str(epochs), "--cutmix", "0.25"])
+    seen = []
+
+    class Spy:
+        batch_size = 1
+
+        def __len__(self):
+            return 1
+
+        def epoch(self, number, cutmix):
+            seen.append(cutmix)
+            return iter(())
+
+    model = type("Model", (), {"variables": (), "optimizer": type("Optimizer", (), {"learning_rate": 0.1})})
+    for epoch in range(epochs):
+        train._train_epoch(model, Spy(), epoch, args)
+    assert seen == [0.25] * with_cutmix + [0.0] * (epochs - with_cutmix)
+
+
 def test_a_diverging_run_stops_and_its_checkpoint_before_that_is_good(finished, two_epochs, colours, no_saved_model):
     before = files_in(two_epochs)
     for divergence in (nan_targets, nan_weights_after_a_last_finite_loss):
@@ -850,6 +871,7 @@ def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model
         np.testing.assert_allclose(after, before, atol=1e-6, err_msg=before.path)
     training = json.loads(out)["training"]
     assert training["init_from"] == "run" and training["command"].endswith("--init-from run")
+    assert training["recipe"]["init_from"] == "run" and str(finished[0]) not in out
 
     fruits = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
     status, _, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
