@@ -80,6 +80,7 @@ def parse_args(argv=None):
     push.add_argument(
         "--new-card", action="store_true", help="not the Hub's card, but RUN_DIR's, or a new one if it has none"
     )
+    card.set_defaults(new_card=False)  # it asks no Hub, so the run's own card is the only one there is
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
     for command, what in ((push, "branch to push to; made if it is not there"), (pull, "branch, tag or commit")):
@@ -457,7 +458,7 @@ def _describe(args, ours, theirs, sent, gone, old_card, stage, url) -> None:
 
 def card(args) -> None:
     """Writes the card into the run's folder, through a temporary name."""
-    run, args.new_card = Path(args.run), False
+    run = Path(args.run)
     with tempfile.TemporaryDirectory(prefix="eanet-card-") as folder:
         stage = Path(folder)
         write_card(args, run, stage, stage_run(run, stage), None)
