@@ -1,30 +1,25 @@
 """The model card: what a run measured goes in, every word a person wrote stays.
 
-A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run; `REGIONS`
-has them all. In the front matter `model-index`, `datasets` and a `widget` follow the run; keys that are missing are added;
-the rest, comments included, is left as it is. Calls in fenced code that load a model from the Hub get the repository's name.
+A card has regions between markers, `<!-- results -->` … `<!-- /results -->`, which are written anew from a run;
+`card_regions.REGIONS` has them all. In the front matter `model-index`, `datasets` and a `widget` follow the run; keys that
+are missing are added; the rest, comments included, is left as it is. Calls in fenced code that load a model from the Hub
+get the repository's name.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 
 import yaml
 
-from modeling_eanet import EANetConfig, classify, first_line, from_pretrained_keras
+from card_regions import METRICS, OURS, REGIONS, metrics_of
+from modeling_eanet import EANetConfig, classify, from_pretrained_keras
 
 TEMPLATE = Path(__file__).resolve().parent / "card_template.md"
 CARD = "README.md"
-OURS = "eval_results.json"  # the source named by the results in model-index that are ours to replace
 TAGS = ("keras", "tf-keras", "tensorflow", "image-classification", "external-attention", "eanet")
-METRICS = (
-    ("accuracy", "Accuracy", "accuracy"),
-    ("top_5_accuracy", "Top-5 accuracy", "top5_accuracy"),
-    ("loss", "Cross-entropy", "loss"),
-)
 
 
 def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: str = CARD) -> str:
@@ -140,11 +135,6 @@ def _is_replaced(result, dataset) -> bool:
         return True
 
 
-def _metrics(config) -> list:
-    """Among five classes or fewer the right one is always among the first five."""
-    return [metric for metric in METRICS if metric[0] != "top_5_accuracy" or config.num_classes > 5]
-
-
 def _front_matter(head: str, results: dict, config, folder: Path, repo_id: str, where: str) -> str:
     data = yaml.safe_load(head) or {}
     entries = {
@@ -167,7 +157,7 @@ def _front_matter(head: str, results: dict, config, folder: Path, repo_id: str, 
     wanted += [ours] if ours and ours not in wanted else []
     if wanted != datasets:
         entries["datasets"] = wanted or None
-    entries["model-index"] = model_index(data.get("model-index"), results, _metrics(config), repo_id)
+    entries["model-index"] = model_index(data.get("model-index"), results, metrics_of(config), repo_id)
     if "widget" in data:  # samples with what the model says to them
         entries["widget"] = _widget(folder, repo_id) or None
     for key, value in entries.items():
@@ -205,7 +195,9 @@ def _with_key(head: str, key: str, value) -> str:
 def _with_repo_id(body: str, repo_id: str) -> str:
     """Puts `repo_id` into the calls in fenced code that load a model from the Hub, unless they name several repositories."""
     fence = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
-    call = re.compile(r"""((?:load_model|from_pretrained_keras)\(\s*["'](?:hf://)?)([\w.-]+/[\w.-]+)(?=["'])""")
+    call = re.compile(
+        r"""((?:load_model|from_pretrained_keras|hf_hub_download)\(\s*["'](?:hf://)?)([\w.-]+/[\w.-]+)(?=["'])"""
+    )
     named = {match[2] for code in fence.finditer(body) for match in call.finditer(code[0])}
     if len(named) != 1:
         return body
@@ -229,169 +221,3 @@ def _with_region(body: str, name: str, text: str) -> str:
     """What stands between the two markers, each on a line of its own, becomes `text`."""
     region = re.compile(rf"(^<!-- {name} -->)[ \t]*\n.*?(^<!-- /{name} -->)", re.DOTALL | re.MULTILINE)
     return region.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}", body, count=1)
-
-
-def _cell(text) -> str:
-    """A text that stays in its cell of a table."""
-    return " ".join(str(text).split()).replace("|", "\\|")
-
-
-def _summary(results, config, folder) -> str:
-    size, millions = config.image_size, results["model"]["parameters"] / 1e6
-    return (
-        f"A small image classifier: {millions:.2f} M parameters, {size}×{size} RGB pictures, {config.num_classes} classes, "
-        f"**{100 * results['accuracy']:.2f} %** top-1 accuracy on {_count(results['num_images'], 'picture')} of "
-        f"{results['dataset']['name']}."
-    )
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'s' * (number != 1)}"
-
-
-def _results(results, config, folder) -> str:
-    dataset = results["dataset"]
-    cells = {"accuracy": f"{100 * results['accuracy']:.2f} %", "loss": f"{results['loss']:.3f}"}
-    cells["top_5_accuracy"] = f"{100 * results['top5_accuracy']:.2f} %"
-    names = {"accuracy": "Top-1 accuracy"}
-    metrics = _metrics(config)
-    rows = [
-        ["Measured on", "Pictures", *(names.get(kind, name) for kind, name, _ in metrics)],
-        ["---"] * (2 + len(metrics)),
-        [_cell(dataset["name"]), f"{results['num_images']:,}", *(cells[kind] for kind, _, _ in metrics)],
-    ]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n\n"
-    if dataset["split"] == "hold-out":
-        text += "These pictures were kept out of the training; they are **not** CIFAR-100's official test split. "
-    elif dataset["split"] != "test":
-        text += f"This is no test split: it is {dataset['note'] or 'the ' + dataset['split'] + ' split'}. "
-    else:
-        text += "These pictures are the test split of that data. "
-    wrong = round(results["num_images"] * (1 - results["accuracy"]))
-    return text + f"In its first answer the model is wrong about {wrong:,} of the {results['num_images']:,}."
-
-
-def _samples(results, config, folder) -> str:
-    pictures = sorted((folder / "samples").glob("*.png"))
-    if not pictures:
-        return "There are no samples in this repository."
-    answers = classify(from_pretrained_keras(folder), pictures)
-    rows = ["| Picture | First answer | Second | Third |", "| --- | --- | --- | --- |"]
-    first = in_five = 0
-    for picture, answer in zip(pictures, answers, strict=True):
-        label = re.sub(r"_\d+$", "", picture.stem)
-        first += answer[0]["label"] == label
-        in_five += label in [a["label"] for a in answer]
-        cells = [(f"**{a['label']}**" if a["label"] == label else a["label"]) + f" {100 * a['score']:.1f} %" for a in answer]
-        rows.append(f"| `{picture.name}` | {' | '.join(cells[:3])} |")
-    count = len(pictures)
-    return "\n".join(rows) + f"\n\nRight in the first answer: {first} of {count}; in the first five: {in_five} of {count}."
-
-
-def _architecture(results, config, folder) -> str:
-    side, rows = config.image_size // config.patch_size, ["| Part | Output |", "| --- | --- |"]
-    rows.append(f"| Raw pixels, normalised in the model | {config.image_size}×{config.image_size}×3 |")
-    patch = f"{config.patch_size}×{config.patch_size}"
-    stem = "3×3 convolutions" if config.tokenizer == "conv" else f"{patch} patches, projected"
-    rows.append(f"| {stem} | {side * side} tokens of {config.embed_dims[0]} |")
-    parts = zip(config.embed_dims, config.depths, config.num_heads, config.slots, strict=True)
-    for stage, (dim, depth, heads, slots) in enumerate(parts):
-        if stage:
-            side //= 2
-            rows.append(f"| 3×3 convolution, stride 2 | {side * side} tokens of {dim} |")
-        block = f"external attention ({heads} heads, {slots} slots), {_block_text(config)}"
-        rows.append(f"| {depth} block{'s' * (depth > 1)}: {block} | {side * side} tokens of {dim} |")
-    rows.append(f"| Average over the tokens, softmax classifier | {config.num_classes} probabilities |")
-    return "\n".join(rows)
-
-
-def _block_text(config) -> str:
-    return "depthwise convolution, MLP" if config.depthwise_kernel else "MLP"
-
-
-def _training(results, config, folder) -> str:
-    training, versions = results["training"], results["versions"]
-    if training is None:
-        return "How these weights were trained was not recorded."
-    backend = versions["backend"]
-    version = f" {versions[backend]}" if backend in versions else ""
-    text = (
-        f"```bash\n{training['command']}\n```\n\nmade these weights: seed {training['seed']}, "
-        f"{_count(training['epochs'], 'epoch')} over {_count(training['num_images'], 'picture')}, "
-        f"{_duration(training['wall_time_s'])} on {training['hardware']} with {backend}{version}; finished on "
-        f"{training['date']}."
-    )
-    if training.get("recipe"):
-        try:
-            text += f" {_recipe(training['recipe'])}"
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{OURS}: its recipe is damaged; the run's own command, given again, writes it anew") from None
-    if training.get("init_from"):
-        text += f" It began with the weights of `{training['init_from']}`."
-    return text
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return _count(round(seconds), "second")
-    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
-
-
-def _recipe(recipe: dict) -> str:
-    """What the command leaves to the defaults of train.py, too: those may change."""
-    cutmix = (
-        f", CutMix on {100 * recipe['cutmix']:g} % of them but in the last tenth of the epochs" if recipe["cutmix"] else ""
-    )
-    return (
-        f"The recipe: random crops and flips of the pictures{cutmix}; batches of {recipe['batch_size']}; AdamW with a peak "
-        f"learning rate of {recipe['learning_rate']:g}, reached in {recipe['warmup_epochs']:g} epochs and brought to 0 by a "
-        f"cosine, and a weight decay of {recipe['weight_decay']:g}; label smoothing of {recipe['label_smoothing']:g}; "
-        f"{recipe['precision']}. What is shipped is the moving average of the weights (momentum {recipe['ema']:.4g})."
-    )
-
-
-def _evaluation(results, config, folder) -> str:
-    """From `benchmarks/evaluation.json`, if that was measured on these weights."""
-    path = folder / "benchmarks" / "evaluation.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if found.get("checksum") != results["model"].get("checksum", ""):
-            return "Not measured for these weights; `python benchmarks/evaluation.py --data PATH` does that."
-        return _evaluation_text(found)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        mend = "`python benchmarks/evaluation.py` writes it anew"
-        raise ValueError(f"benchmarks/{path.name}: damaged ({first_line(error)}); {mend}") from None
-
-
-def _evaluation_text(found: dict) -> str:
-    rows = ["| Superclass | Pictures | Right class | Right superclass |", "| --- | --- | --- | --- |"]
-    for name, count, accuracy, above in (row.values() for row in found["rows"]):
-        rows.append(f"| {name} | {count} | {100 * accuracy:.1f} % | {100 * above:.1f} % |")
-    pairs = ", ".join(f"{' and '.join(c['classes'])} ({c['count']} of {c['of']})" for c in found["confusions"][:5])
-    easy, hard = (
-        ", ".join(f"`{c['class']}` ({100 * c['accuracy']:.0f} %)" for c in found[key]) for key in ("easiest", "hardest")
-    )
-    confidence, accuracy = 100 * found["mean_confidence"], 100 * found["accuracy"]
-    modest = "less sure than it is right" if confidence < accuracy else "surer than it is right"
-    return (
-        "\n".join(rows) + f"\n\nMeasured on {found['num_images']:,} pictures of {found['dataset']} ({found['split']}). In "
-        f"{100 * found['superclass_accuracy']:.1f} % the first answer is of the right superclass. Easiest: {easy}. Hardest: "
-        f"{hard}. Most often taken for each other: {pairs}.\n\nThe first answer's probability is {confidence:.1f} % on "
-        f"average where it is right in {accuracy:.1f} %: the model is {modest}. The expected calibration error "
-        f"({found['bins']} bins) is {100 * found['expected_calibration_error']:.1f} %."
-    )
-
-
-def _classes(results, config, folder) -> str:
-    return ", ".join(f"`{_cell(label).replace('`', '')}`" for label in config.id2label.values())
-
-
-REGIONS = {
-    "summary": _summary,
-    "results": _results,
-    "samples": _samples,
-    "architecture": _architecture,
-    "training": _training,
-    "evaluation": _evaluation,
-    "classes": _classes,
-}

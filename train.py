@@ -162,7 +162,8 @@ def train(args) -> dict:
     model = build_eanet(dataclasses.replace(config, id2label=dataset.labels))
     if start_model:
         _begin_with(model, start_model)
-    batches = Batches(training, len(dataset.labels), args.batch_size, args.seed)
+    on_jax = keras.backend.backend() == "jax"
+    batches = Batches(training, len(dataset.labels), args.batch_size, args.seed, on_jax)
     model.compile(
         optimizer=_optimizer(args, model, steps_per_epoch=len(batches)),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=args.label_smoothing),

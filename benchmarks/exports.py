@@ -29,7 +29,7 @@ def main() -> None:
 
     from data import load_dataset
     from export import OnnxModel
-    from modeling_eanet import KERAS_FILES, ONNX_FILE, fold, from_pretrained_keras, predict_probabilities
+    from modeling_eanet import KERAS_FILES, ONNX_FILE, fold, from_pretrained_keras, model_checksum, predict_probabilities
 
     root = common.HERE.parent
     forms = {"Keras": from_pretrained_keras(root)}
@@ -71,7 +71,12 @@ def main() -> None:
         )
     columns = ["form", "MB", "top-1, %", "same first answer, %", "largest difference", "one picture, ms", "cold start, s"]
     common.report(
-        "exports", columns, rows, import_tensorflow_seconds=starts["import"], pictures=f"{len(split)} ({split.name})"
+        "exports",
+        columns,
+        rows,
+        details={"checksum": model_checksum(forms["Keras"])},
+        import_tensorflow_seconds=starts["import"],
+        pictures=f"{len(split):,} {split.name}",
     )
 
 

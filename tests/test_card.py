@@ -7,8 +7,8 @@ import pytest
 import yaml
 from conftest import ROOT, tiny_config
 
-import model_card
-from model_card import METRICS, _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
+from card_regions import METRICS, REGIONS
+from model_card import _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
 
 RESULTS = {
     "accuracy": 0.5,
@@ -238,7 +238,29 @@ def test_a_result_that_is_no_number_is_refused(value, tiny_folder):
         card(None, tiny_folder, {**RESULTS, "top5_accuracy": value})
 
 
+MEASURED = {"evaluation", "training-speed", "prediction-speed", "scaling", "exports", "ablation"}  # by benchmarks/
+
+
+@pytest.mark.parametrize("name", sorted(MEASURED - {"evaluation"}))
+def test_what_was_not_measured_is_not_stated_and_a_damaged_file_is_named(name, tiny_folder, tmp_path):
+    tiny_config().to_json_file(tmp_path / "config.json")
+    text = f"<!-- {name} -->\n<!-- /{name} -->\n"
+    assert "Not measured for these weights" in card(text, tmp_path)
+    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
+    if name == "exports":  # it has an accuracy, which is of other weights
+        assert "Not measured for these weights" in card(text, tmp_path)
+        measured = json.loads((ROOT / "benchmarks" / "exports.json").read_text())["checksum"]
+        results = {**RESULTS, "model": {**RESULTS["model"], "checksum": measured}}
+    else:
+        results = RESULTS
+    assert "Not measured" not in card(text, tmp_path, results)
+    for path in (tmp_path / "benchmarks").glob("*.json"):
+        path.write_text(json.dumps({"checksum": results["model"].get("checksum")}))
+    with pytest.raises(ValueError, match=r"\.json: damaged"):
+        card(text, tmp_path, results)
+
+
 def test_the_template_has_every_region_but_the_samples_and_the_readme_all_but_the_classes():
-    for name, missing in (("card_template.md", {"samples", "evaluation"}), ("README.md", {"classes"})):
+    for name, missing in (("card_template.md", {"samples", *MEASURED}), ("README.md", {"classes"})):
         text = (ROOT / name).read_text(encoding="utf-8")
-        assert {r for r in model_card.REGIONS if f"\n<!-- {r} -->\n" not in text} == missing
+        assert {r for r in REGIONS if f"\n<!-- {r} -->\n" not in text} == missing

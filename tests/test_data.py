@@ -339,6 +339,19 @@ def test_cutmix_follows_from_seed_and_epoch_alone():
         np.testing.assert_array_equal(y, same_y)
 
 
+@pytest.mark.parametrize("cutmix", [0.0, 0.5])
+def test_on_jax_the_batches_are_the_same_and_lie_on_its_device(cutmix):
+    jax = pytest.importorskip("jax")
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8), rng.integers(0, 5, 40), "train")
+    plain, on_jax = (Batches(split, 5, 8, seed=7, on_jax=on_jax).epoch(2, cutmix) for on_jax in (False, True))
+    for (x, y), (same_x, same_y) in zip(plain, on_jax, strict=True):
+        assert isinstance(same_x, jax.Array) and isinstance(same_y, jax.Array)
+        assert same_x.dtype == np.uint8 and same_y.dtype == np.float32
+        np.testing.assert_array_equal(x, same_x)
+        np.testing.assert_allclose(y, same_y, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------- errors
 
 

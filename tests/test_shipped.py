@@ -192,7 +192,7 @@ def test_the_widget_shows_what_the_model_says_of_six_samples(model):
 
 def test_every_picture_on_the_card_is_there_with_a_text_for_those_who_do_not_see_it():
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", CARD)
-    assert {"architecture", "curves", "confusion", "calibration", "attention", "slots"} <= {
+    assert {"architecture", "curves", "confusion", "calibration", "attention", "slots", "scaling"} <= {
         Image.open(ROOT / name).format and name.removeprefix("figures/").removesuffix(".png") for _, name in pictures
     }
     assert all(len(text) > 20 for text, _ in pictures)
@@ -221,19 +221,6 @@ def test_readme_commands_predict_the_samples_and_are_those_of_ci(capsys):
     assert install.replace("pip install ", "pip install -q ") in ci and run in ci
     assert inference.main([str(ROOT / "samples"), "--format", "json", "--top-k", "1"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(SAMPLES)
-
-
-def test_python_snippets_on_the_card_name_what_exists(model, monkeypatch):
-    """They differ in where the model comes from, so that alone is replaced."""
-    monkeypatch.chdir(ROOT)
-    snippets = re.findall(r"```python\n(.*?)```", CARD, re.DOTALL)
-    assert len(snippets) == 3
-    local = snippets[0].replace('"hf://keras-io/Image-Classification-using-EANet"', '"."')
-    scope = {"pictures": np.zeros((2, 32, 32, 3), np.uint8)}
-    exec(local, scope)
-    assert scope["probabilities"].shape == (2, 100)
-    assert "from huggingface_hub import from_pretrained_keras" in snippets[1]  # run by test_saving on huggingface_hub 0.36.2
-    exec(snippets[2].replace('"keras-io/Image-Classification-using-EANet"', '"."'), {})
 
 
 def test_no_text_or_artefact_holds_an_absolute_path_or_a_token():
