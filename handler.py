@@ -10,6 +10,8 @@ import base64
 import io
 from pathlib import Path
 
+import numpy as np
+
 from modeling_eanet import classify, from_pretrained_keras, load_image
 
 LARGEST_BATCH = 256
@@ -28,6 +30,8 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         self.model = from_pretrained_keras(path or Path(__file__).resolve().parent)
+        blank = np.zeros((1, *self.model.input.shape[1:]), np.uint8)
+        classify(self.model, blank)  # traces the graph, for which the first request need not wait
 
     def __call__(self, data: dict) -> list[dict] | list[list[dict]]:
         """Classifies one picture or a batch.

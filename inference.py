@@ -107,13 +107,13 @@ def classify_files(model, pictures, top_k, batch_size):
     with tqdm(total=len(pictures), unit=" pictures", disable=None, leave=False) as bar:
         for start in range(0, len(pictures), batch_size):
             names = pictures[start : start + batch_size]
-            results = _classify_batch(model, names, top_k, batch_size)
+            results = _classify_batch(model, names, top_k, batch_size, once=len(names) == len(pictures))
             bar.clear()  # results may go to the same terminal
             yield from zip(names, results, strict=True)
             bar.update(len(names))
 
 
-def _classify_batch(model, names, top_k, batch_size):
+def _classify_batch(model, names, top_k, batch_size, once):
     import numpy as np
 
     from modeling_eanet import predict_probabilities, top_predictions
@@ -122,7 +122,7 @@ def _classify_batch(model, names, top_k, batch_size):
     readable = [array for array in arrays if array is not None]
     if not readable:
         return arrays
-    probabilities = predict_probabilities(model, np.stack(readable), batch_size)
+    probabilities = predict_probabilities(model, np.stack(readable), batch_size, once=once)
     best = iter(top_predictions(probabilities, model.config, top_k))
     return [None if array is None else next(best) for array in arrays]
 

@@ -868,6 +868,15 @@ def test_many_pictures_take_one_batch_of_memory_and_one_trace(colour_folder, mos
     assert most_alive() == 64
 
 
+def test_a_single_batch_is_predicted_without_a_trace_and_the_same(colour_folder, monkeypatch):
+    model = modeling_eanet.from_pretrained_keras(colour_folder)
+    x = colour_pictures(3, seed=9)[0]
+    traced = modeling_eanet.predict_probabilities(model, x, 3)
+    monkeypatch.setattr(model, "predict_on_batch", lambda _: pytest.fail("traced"))
+    np.testing.assert_allclose(modeling_eanet.predict_probabilities(model, x, 3, once=True), traced, atol=1e-6)
+    np.testing.assert_allclose(modeling_eanet.predict_probabilities(model, x, 4, once=True), traced, atol=1e-6)
+
+
 def test_scores_of_the_program_do_not_depend_on_the_batch_size(colour_folder, tmp_path, capsys):
     for i, picture in enumerate(colour_pictures(10, seed=8)[0]):
         Image.fromarray(picture).save(tmp_path / f"{i}.png")
