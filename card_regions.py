@@ -241,13 +241,15 @@ def _scaling_text(found: dict) -> str:
         for mode in ("forward", "training step")
     ]
     text = _table(["From 1,024 tokens on", "Time", "Peak memory"], rows)
-    faster = found["external_is_faster_from"]
-    text += "\n\nExternal attention is the faster one " + " and ".join(
-        f"from {count:,} tokens on ({mode})" if count else f"nowhere ({mode})" for mode, count in faster.items()
-    )
-    full = [r for r in found["rows"] if r["ms"] == "out of memory"]
-    lacks = [f"at {r['tokens']:,} tokens ({r['mode']})" for r in full if r["attention"] == "self"]
-    text += f"; self attention ran out of memory {' and '.join(lacks)}." if lacks else "."
+    tokens = [row["tokens"] for row in found["rows"]]
+    counts = f"{min(tokens):,} to {max(tokens):,} tokens"
+    for mode, count in found["external_is_faster_from"].items():
+        faster = f"the faster one from {count:,} tokens on" if count else "the slower one at some of the largest"
+        text += f"{' ' if text[-1] == '.' else chr(10) * 2}Measured at {counts} ({mode}), external attention is {faster}"
+        lacks = [
+            r["tokens"] for r in found["rows"] if (r["attention"], r["mode"], r["ms"]) == ("self", mode, "out of memory")
+        ]
+        text += f"; self attention runs out of memory at {min(lacks):,}." if lacks else "."
     return f"{text} {_made_by(found)}"
 
 
