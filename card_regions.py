@@ -214,14 +214,12 @@ def _prediction_speed_text(found: dict) -> str:
     rows = [
         [
             row["model"],
-            f"{row['images/s, batch 128']:.0f}",
-            f"{row['times the example']:.1f}×",
-            f"{row['one picture, ms']:.1f} ms",
-            f"{row['times the example, one picture']:.1f}×",
+            f"{row['images/s, batch 128']:.0f} ({row['times the example']:.1f}×)",
+            f"{row['one picture, ms']:.1f} ms ({row['times the example, one picture']:.1f}×)",
         ]
         for row in found["rows"]
     ]
-    columns = ["Prediction", "Pictures/s, batches of 128", "Beside the example", "One picture", "Beside the example"]
+    columns = ["Prediction, beside the example", "Pictures/s, batches of 128", "One picture"]
     imports, start = found["cold_start_seconds"].values()
     return (
         f"{_table(columns, rows)}\n\n`python inference.py` with one picture takes {start:.1f} seconds from start to end; a "
@@ -246,10 +244,8 @@ def _scaling_text(found: dict) -> str:
     for mode, count in found["external_is_faster_from"].items():
         faster = f"the faster one from {count:,} tokens on" if count else "the slower one at some of the largest"
         text += f"{' ' if text[-1] == '.' else chr(10) * 2}Measured at {counts} ({mode}), external attention is {faster}"
-        lacks = [
-            r["tokens"] for r in found["rows"] if (r["attention"], r["mode"], r["ms"]) == ("self", mode, "out of memory")
-        ]
-        text += f"; self attention runs out of memory at {min(lacks):,}." if lacks else "."
+        lost = [r for r in found["rows"] if (r["attention"], r["mode"], r["ms"]) == ("self", mode, "out of memory")]
+        text += f"; self attention runs out of memory at {min(r['tokens'] for r in lost):,}." if lost else "."
     return f"{text} {_made_by(found)}"
 
 
