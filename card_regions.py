@@ -144,16 +144,17 @@ def _recipe(recipe: dict) -> str:
     )
 
 
-def _measured(folder: Path, name: str, text, checksum: str | None = None) -> str:
-    """`text` of what `benchmarks/<name>.json` holds, if it is there and, with `checksum`, was measured on these weights."""
+def _measured(folder: Path, name: str, text, checksum: str | None = None) -> str | None:
+    """`text` of what `benchmarks/<name>.json` holds. With `checksum`, only if that was measured on these weights; without,
+    None where there is no file: what the card says of the code's speed then stays."""
     path = folder / "benchmarks" / f"{name}.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if found is None or checksum is not None and found.get("checksum") != checksum:
-            return f"Not measured for these weights; `python benchmarks/{name}.py` does that."
-        return text(found)
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
-        mend = f"`python benchmarks/{name}.py` writes it anew"
+        if checksum is not None and (found is None or found.get("checksum") != checksum):
+            return f"Not measured for these weights; `benchmarks/{name}.py` does that."
+        return None if found is None else text(found)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        mend = f"`benchmarks/{name}.py` writes it anew"
         raise ValueError(f"benchmarks/{path.name}: damaged ({first_line(error)}); {mend}") from None
 
 
@@ -188,7 +189,7 @@ def _table(columns: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (columns, ["---"] * len(columns), *rows))
 
 
-def _training_speed(results, config, folder) -> str:
+def _training_speed(results, config, folder) -> str | None:
     return _measured(folder, "train_speed", _training_speed_text)
 
 
@@ -206,7 +207,7 @@ def _training_speed_text(found: dict) -> str:
     return f"{text}\n\n{_made_by(found)}"
 
 
-def _prediction_speed(results, config, folder) -> str:
+def _prediction_speed(results, config, folder) -> str | None:
     return _measured(folder, "predict_speed", _prediction_speed_text)
 
 
@@ -227,14 +228,14 @@ def _prediction_speed_text(found: dict) -> str:
     )
 
 
-def _scaling(results, config, folder) -> str:
+def _scaling(results, config, folder) -> str | None:
     return _measured(folder, "attention_scaling", _scaling_text)
 
 
 def _scaling_text(found: dict) -> str:
     slopes = found["slopes"]
     rows = [
-        [f"{kind} attention, {mode}", *(f"N^{slopes[f'{kind}, {mode}, {key}']:.2f}" for key in ("seconds", "megabytes"))]
+        [f"{kind} attention, {mode}", *(_power(slopes[f"{kind}, {mode}, {key}"]) for key in ("seconds", "megabytes"))]
         for kind in ("external", "self")
         for mode in ("forward", "training step")
     ]
@@ -247,6 +248,10 @@ def _scaling_text(found: dict) -> str:
         lost = [r for r in found["rows"] if (r["attention"], r["mode"], r["ms"]) == ("self", mode, "out of memory")]
         text += f"; self attention runs out of memory at {min(r['tokens'] for r in lost):,}." if lost else "."
     return f"{text} {_made_by(found)}"
+
+
+def _power(slope: float | None) -> str:
+    return "–" if slope is None else f"N^{slope:.2f}"  # none where too few points fit into memory
 
 
 def _exports(results, config, folder) -> str:
@@ -274,7 +279,7 @@ def _exports_text(found: dict) -> str:
     )
 
 
-def _ablation(results, config, folder) -> str:
+def _ablation(results, config, folder) -> str | None:
     return _measured(folder, "ablation", _ablation_text)
 
 
@@ -283,9 +288,10 @@ def _ablation_text(found: dict) -> str:
     rows = [[_cell(row[key]) for key in columns] for row in found["rows"]]
     first = found["rows"][0]
     return (
-        f"{_table(list(columns.values()), rows)}\n\nEach row is one run of {_count(first['epochs'], 'epoch')} with seed "
-        f"{first['seed']}, measured on the hold-out, and differs from the first in what it names alone; "
-        f"`benchmarks/ablation.md` has the commands. {_made_by(found)}"
+        f"{_table(list(columns.values()), rows)}\n\nEach row is one run of {_count(first['epochs'], 'epoch')}, the last "
+        f"without CutMix, with seed {first['seed']}, and differs from the first in what it names alone; one seed tells "
+        f"large differences and no small ones. Measured on {found['measured_on']}. `benchmarks/ablation.md` has every command. "
+        f"{_made_by(found)}"
     )
 
 

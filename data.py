@@ -22,6 +22,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, load_image
 
 CIFAR100_URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 CIFAR100_SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
+LARGEST_ON_DEVICE = 2**32  # bytes of pictures; CIFAR-100 has 0.24 GB
 LARGEST_MEMBER = 2**30  # bytes; the official train file has 155 MB
 
 
@@ -284,14 +285,14 @@ class Batches:
     An epoch's order and augmentation follow from (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
     All pictures of a batch are gathered at once, a few milliseconds for 128 of 32x32 in NumPy. On JAX the pictures lie on
     the device and the gathering is compiled for it; what is drawn is drawn by NumPy on the host, the same for both, and is
-    all that goes over in a step: less than 2 KB a picture.
+    all that goes over in a step: less than 2 KB for a picture of 32x32.
 
     Args:
         split: the pictures.
         classes: number of classes.
         batch_size: pictures a batch; the rest that fills no batch is left out of the epoch.
         seed: of order and augmentation.
-        on_jax: keep the pictures on JAX's device and yield its arrays.
+        on_jax: keep the pictures on JAX's device, up to `LARGEST_ON_DEVICE` bytes of them, and yield its arrays.
     """
 
     def __init__(self, split: Split, classes: int, batch_size: int, seed: int, on_jax: bool = False):
@@ -303,7 +304,7 @@ class Batches:
         self.batch_size = min(batch_size, len(split))
         self.seed = seed
         self._gather, self._mix = _gather, functools.partial(_mix, np)
-        if on_jax:
+        if on_jax and self.padded.nbytes <= LARGEST_ON_DEVICE:
             import jax
 
             self.padded, self.targets = jax.device_put(self.padded), jax.device_put(self.targets)

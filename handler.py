@@ -31,7 +31,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         self.model = from_pretrained_keras(path or Path(__file__).resolve().parent)
         blank = np.zeros((1, *self.model.input.shape[1:]), np.uint8)
-        classify(self.model, blank)  # traces the graph, for which the first request need not wait
+        classify(self.model, blank)  # traces the graph for one picture, for which the first request need not wait
 
     def __call__(self, data: dict) -> list[dict] | list[list[dict]]:
         """Classifies one picture or a batch.

@@ -56,7 +56,8 @@ def build_card(base: str | None, folder, results: dict, repo_id: str, *, where: 
     words = body
     for name in regions:
         words = _with_region(words, name, "")
-        body = _with_region(body, name, REGIONS[name](results, config, Path(folder)))
+        text = REGIONS[name](results, config, Path(folder))
+        body = body if text is None else _with_region(body, name, text)
     claim = re.search(r"CIFAR.*", f"{words}\n{tags}", re.IGNORECASE)
     if claim and results["dataset"]["id"] != "uoft-cs/cifar100":
         raise ValueError(

@@ -941,7 +941,11 @@ def predict_probabilities(model, pictures: np.ndarray, batch_size: int = 128, *,
     """
     predict = model.predict_on_batch
     if once and len(pictures) <= batch_size and not getattr(model, "jit_compile", True):
-        predict = model.__call__
+        from keras import ops
+
+        def predict(batch):
+            return ops.convert_to_numpy(model(batch, training=False))
+
     out = [np.zeros((0, model.config.num_classes), np.float32)]
     for start in range(0, len(pictures), batch_size):
         batch = pictures[start : start + batch_size]

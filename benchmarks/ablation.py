@@ -28,8 +28,8 @@ ROWS = {
 }
 
 
-def run(setting: str, options: list[str], args) -> list:
-    """One row: setting, hold-out top-1, parameters, MACs, images/s, epochs, seed, command."""
+def run(setting: str, options: list[str], args) -> tuple[list, str]:
+    """One row (setting, top-1, parameters, MACs, images/s, epochs, seed, command), and what it was measured on."""
     folder = common.HERE.parent / "runs" / "ablation" / f"{setting.split(',')[0].replace(' ', '-')}-{args.epochs}"
     command = ["train.py", "--data", str(Path(args.data).resolve()), "--epochs", str(args.epochs), "--seed", str(SEED)]
     done = subprocess.run(
@@ -44,7 +44,7 @@ def run(setting: str, options: list[str], args) -> list:
     from modeling_eanet import EANetConfig, build_eanet
 
     macs = common.macs(build_eanet(EANetConfig.from_json_file(folder / "config.json")))
-    return [
+    row = [
         setting,
         f"{100 * results['accuracy']:.2f} %",
         f"{results['model']['parameters']:,}",
@@ -54,6 +54,7 @@ def run(setting: str, options: list[str], args) -> list:
         SEED,
         f"`{results['training']['command']}`",
     ]
+    return row, results["dataset"]["name"]
 
 
 def main() -> None:
@@ -61,9 +62,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"of every run (default: {EPOCHS})")
     args = parser.parse_args()
-    rows = [run(setting, options, args) for setting, options in ROWS.items()]
+    rows, measured_on = zip(*(run(setting, options, args) for setting, options in ROWS.items()), strict=True)
     columns = ["setting", "top-1", "parameters", "MACs a picture", "images/s", "epochs", "seed", "command"]
-    common.report("ablation", columns, rows)
+    common.report("ablation", columns, list(rows), measured_on=measured_on[0])
 
 
 if __name__ == "__main__":

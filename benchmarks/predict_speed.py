@@ -27,8 +27,8 @@ def models() -> dict:
     keras.utils.set_random_seed(0)
     found = {"Keras example": keras_io_example.build(), "keras-io preset": build_eanet(EANetConfig.preset("keras-io"))}
     found["keras-io preset, folded"] = fold(found["keras-io preset"])
-    found["small preset"] = from_pretrained_keras(common.HERE.parent)
-    found["small preset, folded"] = fold(found["small preset"])
+    shipped = from_pretrained_keras(common.HERE.parent)
+    found |= {f"{shipped.config.preset_name} preset": shipped, f"{shipped.config.preset_name} preset, folded": fold(shipped)}
     return found
 
 

@@ -45,6 +45,14 @@ def test_a_picture_in_every_form_gets_its_labels(form, handler, images, tiny_fol
     assert len(answer) == 3 and all(type(p["score"]) is float and type(p["label"]) is str for p in answer)
 
 
+def test_the_first_request_for_one_picture_traces_nothing(images, tiny_folder):
+    handler, traces = EndpointHandler(str(tiny_folder)), []
+    call = handler.model.call
+    handler.model.call = lambda *args, **kwargs: traces.append(1) or call(*args, **kwargs)
+    handler({"inputs": images[0]})
+    assert traces == []
+
+
 def test_a_batch_gets_a_list_each_in_order(handler, images):
     answers = handler({"inputs": [as_text(image) for image in images], "parameters": {"top_k": 1, "batch_size": 2}})
     assert len(answers) == 3
