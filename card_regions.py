@@ -290,8 +290,8 @@ def _ablation_text(found: dict) -> str:
     return (
         f"{_table(list(columns.values()), rows)}\n\nEach row is one run of {_count(first['epochs'], 'epoch')}, the last "
         f"without CutMix, with seed {first['seed']}, and differs from the first in what it names alone; one seed tells "
-        f"large differences and no small ones. Measured on {found['measured_on']}. `benchmarks/ablation.md` has every command. "
-        f"{_made_by(found)}"
+        f"large differences and no small ones. Measured on {found['measured_on']}. `benchmarks/ablation.md` has every "
+        f"command. {_made_by(found)}"
     )
 
 
