@@ -64,7 +64,8 @@ def main() -> None:
     args = parser.parse_args()
     rows, measured_on = zip(*(run(setting, options, args) for setting, options in ROWS.items()), strict=True)
     columns = ["setting", "top-1", "parameters", "MACs a picture", "images/s", "epochs", "seed", "command"]
-    common.report("ablation", columns, list(rows), measured_on=measured_on[0])
+    speed = "the median over the epochs of each run, whatever else the machine did; train_speed.md compares speeds"
+    common.report("ablation", columns, list(rows), measured_on=measured_on[0], images_per_second=speed)
 
 
 if __name__ == "__main__":
