@@ -163,9 +163,11 @@ def _evaluation(results, config, folder) -> str:
 
 
 def _evaluation_text(found: dict) -> str:
-    rows = ["| Superclass | Pictures | Right class | Right superclass |", "| --- | --- | --- | --- |"]
-    for name, count, accuracy, above in (row.values() for row in found["rows"]):
-        rows.append(f"| {name} | {count} | {100 * accuracy:.1f} % | {100 * above:.1f} % |")
+    rows = [
+        [name, count, f"{100 * accuracy:.1f} %", f"{100 * above:.1f} %"]
+        for name, count, accuracy, above in (row.values() for row in found["rows"])
+    ]
+    table = _table(["Superclass", "Pictures", "Right class", "Right superclass"], rows)
     pairs = ", ".join(f"{' and '.join(c['classes'])} ({c['count']} of {c['of']})" for c in found["confusions"][:5])
     easy, hard = (
         ", ".join(f"`{c['class']}` ({100 * c['accuracy']:.0f} %)" for c in found[key]) for key in ("easiest", "hardest")
@@ -173,7 +175,7 @@ def _evaluation_text(found: dict) -> str:
     confidence, accuracy = 100 * found["mean_confidence"], 100 * found["accuracy"]
     modest = "less sure than it is right" if confidence < accuracy else "surer than it is right"
     return (
-        "\n".join(rows) + f"\n\nMeasured on {found['num_images']:,} pictures of {found['dataset']} ({found['split']}). In "
+        f"{table}\n\nMeasured on {found['num_images']:,} pictures of {found['dataset']} ({found['split']}). In "
         f"{100 * found['superclass_accuracy']:.1f} % the first answer is of the right superclass. Easiest: {easy}. Hardest: "
         f"{hard}. Most often taken for each other: {pairs}.\n\nThe first answer's probability is {confidence:.1f} % on "
         f"average where it is right in {accuracy:.1f} %: the model is {modest}. The expected calibration error "
