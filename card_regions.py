@@ -109,20 +109,38 @@ def _training(results, config, folder) -> str:
         return "How these weights were trained was not recorded."
     backend = versions["backend"]
     version = f" {versions[backend]}" if backend in versions else ""
-    text = (
-        f"```bash\n{training['command']}\n```\n\nmade these weights: seed {training['seed']}, "
-        f"{_count(training['epochs'], 'epoch')} over {_count(training['num_images'], 'picture')}, "
-        f"{_duration(training['wall_time_s'])} on {training['hardware']} with {backend}{version}; finished on "
-        f"{training['date']}."
-    )
-    if training.get("recipe"):
-        try:
+    try:
+        runs = [training]
+        while runs[0].get("begun_with"):
+            runs.insert(0, runs[0]["begun_with"])
+        text = "```bash\n" + "\n".join(run["command"] for run in runs) + "\n```\n\nmade these weights"
+        text += ", each run with those of the one before. The last: " if len(runs) > 1 else ": "
+        text += _run(training, f" with {backend}{version}")
+        if training.get("recipe"):
             text += f" {_recipe(training['recipe'])}"
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(f"{OURS}: its recipe is damaged; the run's own command, given again, writes it anew") from None
-    if training.get("init_from"):
-        text += f" It began with the weights of `{training['init_from']}`."
+        if training.get("init_from"):
+            text += f" It began with the weights of `{training['init_from']}`."
+        for run in reversed(runs[:-1]):
+            text += f" The run before: {_run(run)}{_other_recipe(run.get('recipe'), training.get('recipe'))}"
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"{OURS}: its recipe is damaged; the run's own command, given again, writes it anew") from None
     return text
+
+
+def _run(training: dict, backend: str = "") -> str:
+    return (
+        f"seed {training['seed']}, {_count(training['epochs'], 'epoch')} over {_count(training['num_images'], 'picture')}, "
+        f"{_duration(training['wall_time_s'])} on {training['hardware']}{backend}; finished on {training['date']}."
+    )
+
+
+def _other_recipe(recipe: dict | None, last: dict | None) -> str:
+    """In what an earlier run differed from the last, less what its command and `_run` say."""
+    if not recipe or not last:
+        return ""
+    said = ("epochs", "seed", "init_from", "preset", "set")
+    others = [f"{k.replace('_', ' ')} {v}" for k, v in recipe.items() if k not in said and v != last.get(k)]
+    return f" Its recipe was the same{' but for ' + ', '.join(others) if others else ''}."
 
 
 def _duration(seconds: float) -> str:

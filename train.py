@@ -225,7 +225,8 @@ def train(args) -> dict:
             "seed": args.seed,
             "epochs": args.epochs,
             "num_images": len(training),
-            "init_from": _name(args.init_from),
+            "init_from": _place(args.init_from),
+            "begun_with": _recorded_training(Path(args.init_from)) if args.init_from else None,
             "final_loss": history["loss"][-1],
             "wall_time_s": round(elapsed, 1),
             "hardware": _hardware(),
@@ -233,7 +234,7 @@ def train(args) -> dict:
             "command": _command(args),
         }
     )
-    settled = {"init_from": _name(args.init_from), "ema": _ema_momentum(args, args.epochs * len(batches))}
+    settled = {"init_from": _place(args.init_from), "ema": _ema_momentum(args, args.epochs * len(batches))}
     results["training"]["recipe"] = {**recipe, **settled}
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
@@ -567,7 +568,7 @@ def _command(args) -> str:
         if name == "set":
             parts += [part for field, value in (args.set or {}).items() for part in ("--set", f"{field}={_word(value)}")]
         elif getattr(args, name) not in (None, getattr(defaults, name)):
-            value = _name(args.init_from) if name == "init_from" else str(getattr(args, name))
+            value = _place(args.init_from) if name == "init_from" else str(getattr(args, name))
             parts += ["--" + name.replace("_", "-"), value]
     return shlex.join(parts)
 
@@ -579,6 +580,12 @@ def _word(value) -> str:
 def _name(path: str | None) -> str | None:
     """A file or folder without its place on this machine; anything else, a Hub repository say, as it is."""
     return Path(path).absolute().name if path and Path(path).exists() else path
+
+
+def _place(path: str | None) -> str | None:
+    """A folder below the one worked in, by the way from there, which is the same on every machine; else its `_name`."""
+    here, there = Path.cwd(), Path(path or "").absolute()
+    return there.relative_to(here).as_posix() if there != here and there.is_relative_to(here) else _name(path)
 
 
 def _clock(seconds: float) -> str:

@@ -185,6 +185,15 @@ def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
         assert words in new
     plain = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "cutmix": 0.0}}})
     assert "CutMix" not in plain
+    first = {**training, "command": "python train.py --epochs 3", "recipe": {**recipe, "precision": "mixed_bfloat16"}}
+    first |= dict(init_from=None, epochs=3, seed=8)
+    both = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": recipe, "begun_with": first}})
+    assert "```bash\npython train.py --epochs 3\npython train.py\n```\n\nmade these weights, each run with" in both
+    assert "The run before: seed 8, 3 epochs over 1 picture, 4 seconds on a laptop; finished on 2026-01-31." in both
+    assert "Its recipe was the same but for precision mixed_bfloat16." in both
+    for damaged in ("a word", {"command": "python train.py"}):
+        with pytest.raises(ValueError, match="eval_results.json"):
+            card(None, tiny_folder, {**RESULTS, "training": {**training, "begun_with": damaged}})
 
 
 def test_a_widget_follows_the_model_and_goes_where_there_are_no_samples(tiny_folder, tmp_path):

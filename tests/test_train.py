@@ -235,6 +235,7 @@ def test_eval_results_have_the_documented_schema(finished, colours):
             "epochs": EPOCHS,
             "num_images": 256,
             "init_from": None,
+            "begun_with": None,
             "final_loss": read_json(finished[0] / "history.json")["loss"][-1],
             "command": command,
             "recipe": read_json(finished[0] / "settings.json")["recipe"] | {"init_from": None, "ema": 0.9},
@@ -860,7 +861,7 @@ def test_a_run_without_tensorflow_writes_all_but_the_saved_model_and_export_adds
 
 @eager()
 def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model(
-    finished, colours, tmp_path, no_saved_model
+    finished, colours, tmp_path, no_saved_model, monkeypatch
 ):
     recipe = ["--epochs", 1, "--batch-size", 64, "--learning-rate", 1e-9, "--weight-decay", 0]
     status, out, err = main("--data", colours, *recipe, "--init-from", finished[0], "--output", tmp_path / "same")
@@ -872,10 +873,14 @@ def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model
     training = json.loads(out)["training"]
     assert training["init_from"] == "run" and training["command"].endswith("--init-from run")
     assert training["recipe"]["init_from"] == "run" and str(finished[0]) not in out
+    assert training["begun_with"] == read_json(finished[0] / "eval_results.json")["training"]
 
     fruits = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
-    status, _, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
+    monkeypatch.chdir(finished[0].parents[1])
+    status, out, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
     assert status == 0 and "classifier begins anew, for 3 classes" in err
+    below = f"{finished[0].parent.name}/run"  # that is a way from anywhere
+    assert json.loads(out)["training"]["command"].endswith(f"--init-from {below}")
     three = from_pretrained_keras(tmp_path / "fruit")
     assert three.config == dataclasses.replace(one.config, id2label=("tomato", "lime", "plum"))
     for before, after in zip(one.trainable_weights, three.trainable_weights, strict=True):
