@@ -154,11 +154,12 @@ def _recipe(recipe: dict) -> str:
     cutmix = (
         f", CutMix on {100 * recipe['cutmix']:g} % of them but in the last tenth of the epochs" if recipe["cutmix"] else ""
     )
+    average = f"the moving average of the weights (momentum {recipe['ema']:.4g})" if recipe["ema"] else "the last weights"
     return (
         f"The recipe: random crops and flips of the pictures{cutmix}; batches of {recipe['batch_size']}; AdamW with a peak "
         f"learning rate of {recipe['learning_rate']:g}, reached in {recipe['warmup_epochs']:g} epochs and brought to 0 by a "
         f"cosine, and a weight decay of {recipe['weight_decay']:g}; label smoothing of {recipe['label_smoothing']:g}; "
-        f"{recipe['precision']}. What is shipped is the moving average of the weights (momentum {recipe['ema']:.4g})."
+        f"{recipe['precision']}. What is shipped is {average}."
     )
 
 

@@ -69,7 +69,7 @@ class Dataset:
             )
         order = np.random.default_rng((seed, 1)).permutation(len(self.train))
         rest, held = np.sort(order[count:]), np.sort(order[:count])
-        note = f"{count:,} pictures of the train split, held out by seed {seed}"
+        note = f"{count:,} picture{'s' * (count != 1)} of the train split, held out by seed {seed}"
         return (
             Split(self.train.x[rest], self.train.y[rest], "train"),
             Split(self.train.x[held], self.train.y[held], "validation", note),

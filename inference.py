@@ -96,7 +96,11 @@ def load_model(name: str, runtime: str):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras', a dozen where the weights do not fit; the error says so in one line
-        return from_pretrained_keras(name)
+        try:
+            return from_pretrained_keras(name)
+        except ModuleNotFoundError as error:
+            mend = "`pip install -r requirements.txt`, or predict without it: --runtime onnx, which takes onnxruntime"
+            raise ImportError(f"{error.name} is not installed; {mend}") from None
 
 
 def classify_files(model, pictures, top_k, batch_size):

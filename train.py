@@ -216,6 +216,8 @@ def train(args) -> dict:
     keras.config.set_dtype_policy("float32")  # what is shipped is measured the way it will run
     write_json(args.output / "history.json", history)
     split = dataset.test or validation or training
+    if split is not dataset.test:
+        print(f"no test split: measured on {split.note or 'the pictures it was trained on'}", file=sys.stderr)
     results = _results(from_pretrained_keras(args.output), dataset, split)
     recorded = _recorded_training(args.output)
     results["training"] = (

@@ -184,7 +184,9 @@ def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
     for words in ("CutMix on 50 %", "batches of 64", "rate of 0.005, reached in 2 epochs", "decay of 0.1", "of 0.05;"):
         assert words in new
     plain = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "cutmix": 0.0}}})
-    assert "CutMix" not in plain
+    assert "CutMix" not in plain and "the moving average of the weights (momentum 0.9975)" in plain
+    short = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "ema": 0.0}}})
+    assert "What is shipped is the last weights." in short
     first = {**training, "command": "python train.py --epochs 3", "recipe": {**recipe, "precision": "mixed_bfloat16"}}
     first |= dict(init_from=None, epochs=3, seed=8)
     both = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": recipe, "begun_with": first}})

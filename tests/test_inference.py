@@ -609,6 +609,13 @@ def test_standard_input_that_is_no_picture_gets_its_line(mean_colour, monkeypatc
 # ---------------------------------------------------------------------------------------------- inference.py: output
 
 
+def test_without_keras_the_error_names_the_way_without_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert inference.main([str(ROOT / "samples" / "apple.png")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "keras is not installed" in line and "requirements.txt" in line and "--runtime onnx" in line
+
+
 def test_text_is_a_table_for_each_picture(mean_colour, tmp_path, capsys):
     red, green = paint(tmp_path / "red.png"), paint(tmp_path / "green.png", "green")
     assert run(red, green, "--top-k", 2) == 0

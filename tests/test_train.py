@@ -349,6 +349,7 @@ def test_class_folders_without_a_test_split_are_measured_on_the_validation_split
     assert status == 0, err
     results = json.loads(out)
     note = "10 pictures of the train split, held out by seed 1"
+    assert f"no test split: measured on {note}" in err
     assert results["dataset"] == {"id": "", "name": f"pictures ({note})", "split": "validation", "note": note}
     assert results["num_images"] == 10
     assert EANetConfig.from_json_file(tmp_path / "run" / "config.json").id2label == {0: "b", 1: "g", 2: "r"}
