@@ -107,27 +107,32 @@ def _training(results, config, folder) -> str:
     training, versions = results["training"], results["versions"]
     if training is None:
         return "How these weights were trained was not recorded."
-    backend = versions["backend"]
-    version = f" {versions[backend]}" if backend in versions else ""
+    backend = versions["backend"]  # of the last evaluation: all that older records tell
+    backend = training.get("backend", f"{backend} {versions.get(backend, '')}".strip())
     try:
-        runs = [training]
-        while runs[0].get("begun_with"):
-            runs.insert(0, runs[0]["begun_with"])
+        runs = runs_of(training)
         text = "```bash\n" + "\n".join(run["command"] for run in runs) + "\n```\n\nmade these weights"
         text += ", each run with those of the one before. The last: " if len(runs) > 1 else ": "
-        text += _run(training, f" with {backend}{version}")
+        text += _run({**training, "backend": backend})
         if training.get("recipe"):
             text += f" {_recipe(training['recipe'])}"
         if training.get("init_from"):
             text += f" It began with the weights of `{training['init_from']}`."
         for run in reversed(runs[:-1]):
             text += f" The run before: {_run(run)}{_other_recipe(run.get('recipe'), training.get('recipe'))}"
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise ValueError(f"{OURS}: its recipe is damaged; the run's own command, given again, writes it anew") from None
     return text
 
 
-def _run(training: dict, backend: str = "") -> str:
+def runs_of(training: dict) -> list[dict]:
+    """What is recorded of the runs that made the weights, in their order: each began with the weights of the one before."""
+    earlier = training.get("begun_with")
+    return [*(runs_of(earlier) if earlier else []), training]
+
+
+def _run(training: dict) -> str:
+    backend = f" with {training['backend']}" if "backend" in training else ""
     return (
         f"seed {training['seed']}, {_count(training['epochs'], 'epoch')} over {_count(training['num_images'], 'picture')}, "
         f"{_duration(training['wall_time_s'])} on {training['hardware']}{backend}; finished on {training['date']}."
@@ -310,9 +315,9 @@ def _ablation_text(found: dict) -> str:
     first = found["rows"][0]
     return (
         f"{_table(list(columns.values()), rows)}\n\nEach row is one run of {_count(first['epochs'], 'epoch')}, the last "
-        f"without CutMix, with seed {first['seed']}, and differs from the first in what it names alone; one seed tells "
-        f"large differences and no small ones. Measured on {found['measured_on']}. `benchmarks/ablation.md` has every "
-        f"command. {_made_by(found)}"
+        f"without CutMix, with seed {first['seed']}, and differs from the first in what it names alone (an activation "
+        f"goes with the depthwise convolution); one seed tells large differences and no small ones. Measured on "
+        f"{found['measured_on']}. `benchmarks/ablation.md` has every command. {_made_by(found)}"
     )
 
 

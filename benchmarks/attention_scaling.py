@@ -2,9 +2,9 @@
 
     python benchmarks/attention_scaling.py          64 to 16,384 tokens; `figures/draw.py scaling` draws them
 
-Batch 4, width 64, 8 heads, 16 memory slots, float32. Each point is a process of its own, so that one's memory is not
-another's; memory is the highest resident set above what the process held before the first call. A point that does not fit
-into three quarters of the machine's memory is a result too.
+Batch 4, width 64, 8 heads, 16 memory slots, float32; external attention in the folded form, which is the flagship's. Each
+point is a process of its own, so that one's memory is not another's; memory is the highest resident set above what the
+process held before the first call. A point that does not fit into three quarters of the machine's memory is a result too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 BATCH, WIDTH, HEADS, SLOTS = 4, 64, 8, 16
 TOKENS = [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]
 FIT_FROM = 1024
+OUT_OF_MEMORY = ("OOM", "Resource exhausted", "ResourceExhausted", "bad_alloc", "MemoryError")
 KINDS, MODES = ("external", "self"), ("forward", "training step")
 
 
@@ -73,7 +75,7 @@ def _status(key: str) -> int:
 
 
 def _memory() -> int:
-    """Bytes of the machine, or of the container that limits it."""
+    """Bytes of the machine."""
     total = next(int(li.split()[1]) for li in Path("/proc/meminfo").read_text().splitlines() if li.startswith("MemTotal"))
     return total * 1024
 
@@ -84,7 +86,8 @@ def point(kind: str, tokens: int, mode: str, repeats: int) -> dict | None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
-    if any(word in done.stderr for word in ("OOM", "Resource exhausted", "ResourceExhausted", "bad_alloc", "MemoryError")):
+    killed = done.returncode == -signal.SIGKILL  # what the kernel does to a process that takes all there is
+    if killed or any(word in done.stderr for word in OUT_OF_MEMORY):
         return None
     raise RuntimeError(done.stderr[-2000:])
 
@@ -97,7 +100,7 @@ def slope(points: list[tuple[int, float]]) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=common.whole, default=7)
     parser.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.point:

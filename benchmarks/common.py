@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import platform
@@ -34,9 +35,26 @@ def interleave(contenders: dict, rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
+def whole(text: str) -> int:
+    """A whole number, at least 1, of a command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+    return int(text)
+
+
 def ratio(slow: list[float], fast: list[float]) -> float:
     """The median over the rounds of how many times faster the second is."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
+
+
+def cifar100(path: str, config):
+    """The Dataset at `path`. Raises ValueError where it is not CIFAR-100 with the classes of `config`."""
+    from data import load_dataset
+
+    dataset = load_dataset(path, config)
+    if dataset.labels != tuple(config.id2label.values()) or dataset.id != "uoft-cs/cifar100":
+        raise ValueError(f"--data {path}: must be CIFAR-100, with a test split")
+    return dataset
 
 
 def macs(model) -> int:
@@ -89,7 +107,7 @@ def run(main) -> None:
     """Calls `main`; what is wrong with its input is one line and exit status 2."""
     try:
         main()
-    except (ValueError, OSError, subprocess.CalledProcessError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, subprocess.CalledProcessError) as error:
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 

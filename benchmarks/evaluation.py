@@ -75,14 +75,11 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
     args = parser.parse_args()
 
-    from data import load_dataset
     from modeling_eanet import from_pretrained_keras, model_checksum, predict_probabilities
 
     model = from_pretrained_keras(common.HERE.parent)
-    dataset = load_dataset(args.data, model.config)
+    dataset = common.cifar100(args.data, model.config)
     split, labels = dataset.test, dataset.labels
-    if split is None or labels != tuple(model.config.id2label.values()) or dataset.id != "uoft-cs/cifar100":
-        raise ValueError(f"--data {args.data}: must be CIFAR-100, with a test split")
     probabilities = predict_probabilities(model, split.x, 500)
     predicted, right = probabilities.argmax(axis=1), probabilities.argmax(axis=1) == split.y
     above = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}

@@ -23,19 +23,20 @@ SINGLES = 20
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=common.whole, default=7)
     args = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; processes inherit it
 
-    from data import load_dataset
     from export import OnnxModel
     from modeling_eanet import KERAS_FILES, ONNX_FILE, fold, from_pretrained_keras, model_checksum, predict_probabilities
 
     root = common.HERE.parent
     forms = {"Keras": from_pretrained_keras(root)}
     forms |= {"Keras, folded": fold(forms["Keras"]), "ONNX": OnnxModel(root / ONNX_FILE, threads=1)}
+    if forms["ONNX"].checksum != model_checksum(forms["Keras"]):
+        raise ValueError(f"{ONNX_FILE}: is of other weights; `python export.py --format onnx` writes it anew")
     sizes = {"Keras": KERAS_FILES, "Keras, folded": (), "ONNX": [ONNX_FILE]}
-    split = load_dataset(args.data, forms["Keras"].config).test
+    split = common.cifar100(args.data, forms["Keras"].config).test
     predicted = {name: predict_probabilities(model, split.x, 500) for name, model in forms.items()}
 
     def singles(model):

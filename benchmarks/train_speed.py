@@ -71,9 +71,9 @@ def time_to_accuracy(data: str, epochs: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=common.whole, default=7)
     parser.add_argument("--data", help="CIFAR-100, to measure the time to 43.91 % too")
-    parser.add_argument("--epochs", type=int, default=4, help="of the run made for 43.91 %%")
+    parser.add_argument("--epochs", type=common.whole, default=4, help="of the run made for 43.91 %%")
     args = parser.parse_args()
     if args.data and not Path(args.data).exists():
         raise ValueError(f"--data {args.data}: no such file or folder")
@@ -95,7 +95,7 @@ def main() -> None:
         if reached["accuracy"] < PUBLISHED:
             raise ValueError(f"--epochs {args.epochs}: {100 * reached['accuracy']:.2f} % is below 43.91 %; give it more")
         facts["time_to_43_91"] = {**reached, "example_seconds": published, "times_sooner": published / reached["seconds"]}
-    common.report("train_speed", ["model", "images/s", "fastest step, ms", "times the example"], rows, **facts)
+    common.report("train_speed", ["model", "images/s", "step of the fastest round, ms", "times the example"], rows, **facts)
 
 
 if __name__ == "__main__":
