@@ -25,6 +25,7 @@ References:
 # configuration, and every error a command line can find without a model, comes at once.
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -464,7 +465,7 @@ def fold(model):
 
 
 def deployment_form(model):
-    """`fold(model)` where that has no more parameters, and so is the faster one; `model` itself where it has."""
+    """`fold(model)` where that has no more parameters, and so no more to compute; `model` itself where it has."""
     folded = fold(model)
     return folded if folded.count_params() <= model.count_params() else model
 
@@ -613,7 +614,7 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=directory) as stage:  # in there, so that moving out is a rename
         stage = Path(stage)
-        clean = _inference_copy(model)
+        clean = inference_copy(model)
         archive = stage / "model.keras"
         keras.saving.save_model(clean, archive)
         shutil.unpack_archive(archive, stage, format="zip")
@@ -622,7 +623,8 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None) 
         _write_config(stage / CONFIG_FILE, config, keras_half)
         names = list(KERAS_FILES)
         if saved_model:
-            _write_saved_model(deployment_form(clean), stage)
+            with dtype_policy("float32"):
+                _write_saved_model(deployment_form(clean), stage)
             names += SAVED_MODEL_FILES
         stale = [] if saved_model else list(SAVED_MODEL_FILES)
         if (directory / ONNX_FILE).is_file() and model_checksum(model).encode() not in (directory / ONNX_FILE).read_bytes():
@@ -698,6 +700,27 @@ def from_pretrained_keras(
     return model
 
 
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Inside, layers are built with the Keras dtype policy `name`: "float32" or "mixed_bfloat16"."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def inference_copy(model):
+    """The weights of `model` in a fresh float32 graph, without optimizer, compile settings or mixed precision."""
+    with dtype_policy("float32"):
+        clean = build_eanet(model.config)
+    clean.set_weights(model.get_weights())
+    return clean
+
+
 def can_write_saved_model() -> bool:
     """Whether this process can write the SavedModel: Keras runs on TensorFlow, and tf_keras is installed."""
     import importlib.util
@@ -755,20 +778,6 @@ def _read_json(path):
 def first_line(error) -> str:
     """The first line of an error's message that has text in it, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _inference_copy(model):
-    """The same weights in a fresh float32 graph, without optimizer, compile settings or mixed precision."""
-    import keras
-
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        clean = build_eanet(model.config)
-    finally:
-        keras.config.set_dtype_policy(policy)
-    clean.set_weights(model.get_weights())
-    return clean
 
 
 def _portable(node):

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import ctypes
 import dataclasses
+import importlib
 import itertools
 import json
 import logging
@@ -32,11 +33,14 @@ import numpy as np
 
 from data import Batches, load_dataset
 from modeling_eanet import (
+    CONFIG_FILE,
     PRESETS,
     EANetConfig,
     build_eanet,
     can_write_saved_model,
+    dtype_policy,
     from_pretrained_keras,
+    inference_copy,
     model_checksum,
     predict_probabilities,
     save_pretrained_keras,
@@ -46,6 +50,7 @@ from modeling_eanet import (
 # What makes two runs the same run. The rest of the options may change between a run and its resumption.
 RECIPE = ("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay")
 RECIPE += ("warmup_epochs", "label_smoothing", "cutmix", "ema", "precision", "init_from", "set")
+CHECKPOINT = "checkpoint.npz"
 EVALUATION_BATCH = 500
 NORM_BATCHES, LAST_NORM_BATCHES = 10, 100  # that the statistics of batch norms are measured on, each epoch and at the end
 
@@ -72,11 +77,12 @@ def parse_args(argv=None):
     parser.add_argument("--warmup-epochs", type=_not_negative, metavar="X",
                         help="epochs of linear warm-up (default: 2, and at most a tenth of --epochs)")  # fmt: skip
     add("--label-smoothing", _fraction, 0.1, "of the training loss", metavar="X")
-    add("--cutmix", _part, 0.5, "part of the pictures that get a piece of another; none in the last tenth of the epochs",
-        metavar="X")  # fmt: skip
+    add("--cutmix", _part, 0.5, "part of the pictures that get a piece of another; none in the last tenth of the epochs, at "
+        "least one", metavar="X")  # fmt: skip
     parser.add_argument("--ema", type=_fraction, metavar="X", help="momentum of the moving average of the weights; that "
                         "average is shipped (default: 0.998, and less in a run of fewer than 10,000 steps)")  # fmt: skip
-    add("--precision", str, "float32", "float32 or mixed_bfloat16", choices=("float32", "mixed_bfloat16"))
+    add("--precision", str, "float32", "float32, or mixed_bfloat16 for processors with bfloat16 instructions",
+        choices=("float32", "mixed_bfloat16"))  # fmt: skip
     parser.add_argument("--init-from", metavar="DIR_OR_REPO", help="begin with the weights, and the architecture, of this "
                         "model; a classifier for other classes begins anew")  # fmt: skip
     parser.add_argument("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
@@ -99,8 +105,12 @@ def parse_args(argv=None):
         parser.error(f"--warmup-epochs {args.warmup_epochs}: must be below --epochs {args.epochs}")
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
-    args.output = Path(args.output or f"runs/{args.preset or 'tuned'}")
+    args.output = Path(args.output) if args.output else _default_output(args)
     return args
+
+
+def _default_output(args) -> Path:
+    return Path("runs", args.preset or "tuned")
 
 
 def _setting(text):
@@ -144,24 +154,33 @@ def train(args) -> dict:
         ValueError, OSError: bad data, an output folder of another run, a loss that is no number, a full disk. Checkpoint
             and artefacts saved before are untouched.
     """
-    start_model = from_pretrained_keras(args.init_from) if args.init_from else None
-    config = start_model.config if start_model else EANetConfig.preset(args.preset, **(args.set or {}))
-    recipe = {name: getattr(args, name) for name in RECIPE}
-    resuming = _check_output(args, recipe)
-    dataset = load_dataset(args.data, config)
-    training, validation = dataset.carve_validation(args.validation_split, args.seed)
-    settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": dataset.train.checksum()}
-    if resuming and _settings_of(args.output)[1] != settings["data_crc32"]:
-        raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
-
     _keep_freed_memory()
+    recipe = {name: getattr(args, name) for name in RECIPE} | {"init_from": _place(args.init_from)}
+    settings = _check_output(args, recipe)  # of the run to go on with
+    resuming = settings is not None
+    if resuming:
+        config = EANetConfig.from_dict(settings["config"])
+    else:
+        config = _config_of(args.init_from) if args.init_from else EANetConfig.preset(args.preset, **(args.set or {}))
+    dataset = load_dataset(args.data, config)
+    checksum = dataset.train.checksum()
+    if not resuming:
+        config = dataclasses.replace(config, id2label=dataset.labels)
+        earlier = _recorded_training(Path(args.init_from)) if args.init_from else None
+        settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": checksum}
+        settings |= {"config": config.to_dict(), "begun_with": earlier}
+    elif settings["data_crc32"] != checksum:
+        raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
+    _check_held_out(args, settings)
+    training, validation = dataset.carve_validation(args.validation_split, args.seed)
+
     import keras
 
     keras.utils.set_random_seed(args.seed)
-    keras.config.set_dtype_policy(args.precision)
-    model = build_eanet(dataclasses.replace(config, id2label=dataset.labels))
-    if start_model:
-        _begin_with(model, start_model)
+    with dtype_policy(args.precision):
+        model = build_eanet(config)
+    if args.init_from and not (args.output / CHECKPOINT).is_file():
+        _begin_with(model, from_pretrained_keras(args.init_from))
     on_jax = keras.backend.backend() == "jax"
     batches = Batches(training, len(dataset.labels), args.batch_size, args.seed, on_jax)
     model.compile(
@@ -174,7 +193,7 @@ def train(args) -> dict:
     args.output.mkdir(parents=True, exist_ok=True)
     write_json(args.output / "settings.json", settings)
 
-    checkpoint = Checkpoint(args.output / "checkpoint.npz", model)
+    checkpoint = Checkpoint(args.output / CHECKPOINT, model)
     history, elapsed = checkpoint.restore() if resuming else ({}, 0.0)
     start = len(history.get("loss", []))
     if start:
@@ -192,7 +211,8 @@ def train(args) -> dict:
         began = time.perf_counter()
         row = _train_epoch(model, batches, epoch, args)
         if validation:
-            with _averaged(model, batches, epoch, NORM_BATCHES):
+            with _averaged(model):
+                _measure_norms(model, batches, epoch, NORM_BATCHES)
                 measures = evaluate(model, validation)
             row |= {"val_loss": measures["loss"], "val_accuracy": measures["accuracy"]}
         if not all(np.isfinite(value).all() for value in (*row.values(), *model.get_weights())):
@@ -211,9 +231,10 @@ def train(args) -> dict:
         print(f"epoch {epoch + 1}/{args.epochs}  {values}  {row['images_per_s']:.0f} images/s  {_clock(left)} left",
               file=sys.stderr, flush=True)  # fmt: skip
 
-    with _averaged(model, batches, args.epochs, LAST_NORM_BATCHES):
-        save_pretrained_keras(model, args.output)
-    keras.config.set_dtype_policy("float32")  # what is shipped is measured the way it will run
+    with _averaged(model):
+        shipped = inference_copy(model)  # in float32, so that its norms are measured in the precision they will run in
+    _measure_norms(shipped, batches, args.epochs, LAST_NORM_BATCHES)
+    save_pretrained_keras(shipped, args.output)
     write_json(args.output / "history.json", history)
     split = dataset.test or validation or training
     if split is not dataset.test:
@@ -227,17 +248,18 @@ def train(args) -> dict:
             "seed": args.seed,
             "epochs": args.epochs,
             "num_images": len(training),
-            "init_from": _place(args.init_from),
-            "begun_with": _recorded_training(Path(args.init_from)) if args.init_from else None,
+            "data_crc32": checksum,
+            "init_from": recipe["init_from"],
+            "begun_with": settings["begun_with"],
             "final_loss": history["loss"][-1],
             "wall_time_s": round(elapsed, 1),
             "hardware": _hardware(),
+            "backend": " ".join(_backend()),
             "date": time.strftime("%Y-%m-%d"),
             "command": _command(args),
         }
     )
-    settled = {"init_from": _place(args.init_from), "ema": _ema_momentum(args, args.epochs * len(batches))}
-    results["training"]["recipe"] = {**recipe, **settled}
+    results["training"]["recipe"] = recipe | {"ema": _ema_momentum(args, args.epochs * len(batches))}
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
         print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",
@@ -322,29 +344,30 @@ def _reseed(model, seed, epoch) -> None:
 
 
 @contextlib.contextmanager
-def _averaged(model, batches, epoch, count):
-    """Inside, the model has the moving average of its weights, and in its norms the statistics that go with them."""
+def _averaged(model):
+    """Inside, the model has the moving average of its weights; the statistics of its norms are still those of training."""
     raw = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
     model.set_weights(model.get_weights())  # copies: JAX donates its weights to a prediction, and the average with them
-    _reseed(model, batches.seed, epoch)  # dropout, if there is any, acts while norms are measured
-    _measure_norms(model, itertools.islice(batches.epoch(epoch), count))
     try:
         yield
     finally:
         model.set_weights(raw)
 
 
-def _measure_norms(model, batches) -> None:
-    """Sets the statistics of every BatchNormalization to their mean over `batches`; training's are of other weights."""
+def _measure_norms(model, batches, epoch, count) -> None:
+    """Sets the statistics of every BatchNormalization to their mean over the first `count` batches of `epoch`."""
     import keras
 
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    _reseed(model, batches.seed, epoch)  # dropout, if there is any, acts while norms are measured
     momenta = [norm.momentum for norm in norms]
     try:
-        for count, (x, _) in enumerate(batches if norms else ()):
+        for done, (x, _) in enumerate(itertools.islice(batches.epoch(epoch), count)):
             for norm in norms:
-                norm.momentum = count / (count + 1)  # makes the moving average a plain one
+                norm.momentum = done / (done + 1)  # makes the moving average a plain one
             model(x, training=True)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -431,17 +454,19 @@ class EventLogs:
             writer.flush()
 
 
-def _settings_of(output: Path) -> tuple[dict, int]:
-    """Recipe and CRC-32 of the data."""
+def _settings_of(output: Path) -> dict:
+    """What settings.json holds of a run: recipe, CRC-32 of the data, configuration, and the run it began with."""
     try:
         settings = json.loads((output / "settings.json").read_text(encoding="utf-8"))
-        return {"cutmix": 0.0, **settings["recipe"]}, settings["data_crc32"]  # older runs know of no CutMix
+        EANetConfig.from_dict(settings["config"])
+        return {**settings, "recipe": {**settings["recipe"]}, "data_crc32": settings["data_crc32"],
+                "begun_with": settings["begun_with"]}  # fmt: skip
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"--output {output}: its settings.json is damaged; name another folder") from None
 
 
-def _check_output(args, recipe) -> bool:
-    """Whether `args.output` holds this run already. Raises ValueError when it holds something else."""
+def _check_output(args, recipe) -> dict | None:
+    """The settings of this run if `args.output` holds it already. Raises ValueError when it holds something else."""
     output = args.output
     if output.exists() and not output.is_dir():
         raise ValueError(f"--output {output}: is a file, not a folder")
@@ -450,16 +475,30 @@ def _check_output(args, recipe) -> bool:
             raise ValueError(f"--output {output}: is not empty and holds no run of train.py; name another folder")
         if args.resume:
             raise ValueError(f"--resume: {output} holds no run to go on with; leave --resume out to begin one")
-        return False
-    theirs, _ = _settings_of(output)
+        return None
+    settings = _settings_of(output)
     for name, value in recipe.items():
-        if theirs.get(name) != value:
+        theirs = settings["recipe"].get(name)
+        if theirs != value:
             option = "--" + name.replace("_", "-")
             raise ValueError(
-                f"--output {output}: holds another run, with {option} {theirs.get(name)} instead of {value}; "
+                f"--output {output}: holds another run, with {option} {theirs} instead of {value}; "
                 "name another folder, or give that run's options to go on with it"
             )
-    return True
+    return settings
+
+
+def _check_held_out(args, settings) -> None:
+    """Raises ValueError where pictures would be held out that the weights to begin with were trained on."""
+    earlier = settings["begun_with"] or {}
+    if args.validation_split == 0 or earlier.get("data_crc32") != settings["data_crc32"]:
+        return
+    seed, split = earlier.get("seed"), (earlier.get("recipe") or {}).get("validation_split")
+    if (seed, split) != (args.seed, args.validation_split):
+        raise ValueError(
+            f"--seed {args.seed} --validation-split {args.validation_split}: holds out pictures that --init-from "
+            f"{args.init_from} was trained on; give --seed {seed} --validation-split {split}, or --validation-split 0"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------ evaluation
@@ -482,11 +521,8 @@ def evaluate(model, split) -> dict:
 def _results(model, dataset, split) -> dict:
     import keras
 
-    versions = {"python": platform.python_version(), "keras": keras.__version__, "backend": keras.backend.backend()}
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        versions["tensorflow"] = tf.__version__
+    backend, version = _backend()
+    versions = {"python": platform.python_version(), "keras": keras.__version__, "backend": backend, backend: version}
     measures = evaluate(model, split)
     if not np.isfinite(measures["loss"]):
         raise ValueError("the model gives probabilities that are no numbers; its weights are damaged")
@@ -511,9 +547,10 @@ def _results(model, dataset, split) -> dict:
 def _recorded_training(folder: Path) -> dict | None:
     """How the model in `folder` was trained, if its eval_results.json tells."""
     try:
-        return json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["training"]
+        training = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["training"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return training if isinstance(training, dict) else None
 
 
 def evaluate_only(args) -> dict:
@@ -522,22 +559,33 @@ def evaluate_only(args) -> dict:
     Raises:
         ValueError, OSError: no such model, data or split, or data of other classes than the model's.
     """
-    # A folder's configuration is read by itself, so that the data is checked before TensorFlow is imported.
-    folder = Path(args.model)
-    model = None if folder.is_dir() else from_pretrained_keras(args.model)
-    config = model.config if model else EANetConfig.from_json_file(folder / "config.json")
+    config = _config_of(args.model)
     dataset = load_dataset(args.data, config)
     split = getattr(dataset, args.split)
     if split is None:
         raise ValueError(f"--split {args.split}: --data {args.data} has no such split")
     if tuple(config.id2label.values()) != dataset.labels:
         raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
-    results = _results(model or from_pretrained_keras(args.model), dataset, split)
-    results["training"] = _recorded_training(folder)
+    results = _results(from_pretrained_keras(args.model), dataset, split)
+    results["training"] = _recorded_training(Path(args.model))
     return results
 
 
+def _config_of(name: str) -> EANetConfig:
+    """A folder's configuration is read by itself, so that the data is checked before TensorFlow is imported."""
+    folder = Path(name)
+    return EANetConfig.from_json_file(folder / CONFIG_FILE) if folder.is_dir() else from_pretrained_keras(name).config
+
+
 # ---------------------------------------------------------------------------------------------------- what and how
+
+
+def _backend() -> tuple[str, str]:
+    """What Keras runs on, and its version."""
+    import keras
+
+    name = keras.backend.backend()
+    return name, importlib.import_module(name).__version__
 
 
 def _hardware() -> str:
@@ -572,6 +620,9 @@ def _command(args) -> str:
         elif getattr(args, name) not in (None, getattr(defaults, name)):
             value = _place(args.init_from) if name == "init_from" else str(getattr(args, name))
             parts += ["--" + name.replace("_", "-"), value]
+    output = args.output.absolute()
+    if output.is_relative_to(Path.cwd()) and output != _default_output(args).absolute():
+        parts += ["--output", _place(args.output)]
     return shlex.join(parts)
 
 
@@ -584,10 +635,11 @@ def _name(path: str | None) -> str | None:
     return Path(path).absolute().name if path and Path(path).exists() else path
 
 
-def _place(path: str | None) -> str | None:
-    """A folder below the one worked in, by the way from there, which is the same on every machine; else its `_name`."""
-    here, there = Path.cwd(), Path(path or "").absolute()
-    return there.relative_to(here).as_posix() if there != here and there.is_relative_to(here) else _name(path)
+def _place(path) -> str | None:
+    """A folder below the one worked in, or a Hub repository, as it is given there; another folder without its place."""
+    there = Path(path or "").absolute()
+    place = there.relative_to(Path.cwd()).as_posix() if there.is_relative_to(Path.cwd()) else there.name
+    return place if path else None
 
 
 def _clock(seconds: float) -> str:

@@ -87,13 +87,14 @@ def _boxes(axis, boxes, y, height, below, left=0):
 def curves():
     """Accuracy and loss over the epochs, on the training pictures as they were augmented and on those that watched."""
     history = _json("history.json")
+    begun = _json("eval_results.json")["training"].get("begun_with")  # with weights that were trained before
     epochs = np.arange(1, len(history["loss"]) + 1)
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     for axis, key, label in zip(axes, ("accuracy", "loss"), ("top-1 accuracy", "cross-entropy"), strict=True):
         axis.plot(epochs, history[key], color=GREY, label="training pictures, augmented")
         if f"val_{key}" in history:
             axis.plot(epochs, history[f"val_{key}"], color=BLUE, label="validation pictures, averaged weights")
-        axis.set(xlabel="epoch", ylabel=label)
+        axis.set(xlabel="epoch of the last run" if begun else "epoch", ylabel=label)
     axes[0].legend(loc="lower right")
     return figure
 

@@ -4,6 +4,7 @@ import fnmatch
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from apart import installed
 from conftest import ROOT, write_official
 from hub_server import LFS_NAMES, File, Hub, Repo
 
-from card_regions import REGIONS
+from card_regions import REGIONS, runs_of
 from modeling_eanet import CIFAR100_LABELS, KERAS_FILES, SAVED_MODEL_FILES, EANetConfig
+from train import parse_args
 
 CARD = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
 REPO = "keras-io/Image-Classification-using-EANet"
@@ -126,8 +128,11 @@ def test_the_evaluation_command_measures_the_model(hub, tree, tmp_path):
 
 def test_a_retrained_model_is_pushed_as_the_card_has_it(hub, tree, tmp_path):
     train, push = COMMANDS[3:]
-    assert train == RESULTS["training"]["command"]
-    results = json.loads(run(["bash", "-c", train], tree, hub, tmp_path))
+    assert train.splitlines() == [one["command"] for one in runs_of(RESULTS["training"])]
+    made = parse_args(shlex.split(train.splitlines()[-1])[2:]).output
+    assert f" {made} " in push
+    run(["bash", "-ec", train], tree, hub, tmp_path)
+    results = json.loads((tree / made / "eval_results.json").read_text(encoding="utf-8"))
     made, shipped = ({**r["training"]["recipe"], "ema": None} for r in (results, RESULTS))  # ema follows the steps there are
     assert made == shipped
     said = run(["bash", "-c", push], tree, hub, tmp_path)

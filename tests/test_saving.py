@@ -142,7 +142,7 @@ def test_training_leaves_no_trace_in_what_is_saved(tmp_path):
         model = build_eanet(tiny_config())
         model.compile("adam", "categorical_crossentropy")
         model.train_on_batch(PICTURES, np.eye(3, dtype=np.float32)[np.zeros(16, int)])
-        save_pretrained_keras(model, tmp_path / "model", saved_model=False)
+        save_pretrained_keras(model, tmp_path / "model", saved_model=True)
     finally:
         keras.config.set_dtype_policy("float32")
     text = (tmp_path / "model" / "config.json").read_text()
@@ -150,6 +150,11 @@ def test_training_leaves_no_trace_in_what_is_saved(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "model")
     assert not loaded.compiled and loaded.count_params() == model.count_params()
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+    import tf_keras
+
+    saved_model = tf_keras.models.load_model(tmp_path / "model")
+    expected = np.asarray(loaded(PICTURES))
+    np.testing.assert_allclose(saved_model.predict(PICTURES.astype(np.float32), verbose=0), expected, atol=1e-6)
 
 
 def test_a_failed_save_leaves_what_was_there(tiny_model, tmp_path, monkeypatch):

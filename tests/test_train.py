@@ -12,6 +12,7 @@ import resource
 import shutil
 import signal
 import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -236,6 +237,8 @@ def test_eval_results_have_the_documented_schema(finished, colours):
             "num_images": 256,
             "init_from": None,
             "begun_with": None,
+            "data_crc32": read_json(finished[0] / "settings.json")["data_crc32"],
+            "backend": f"tensorflow {tf.__version__}",
             "final_loss": read_json(finished[0] / "history.json")["loss"][-1],
             "command": command,
             "recipe": read_json(finished[0] / "settings.json")["recipe"] | {"init_from": None, "ema": 0.9},
@@ -394,7 +397,7 @@ def test_norms_are_measured_over_whole_batches_of_the_weights_there_are():
     batches = [(rng.normal(3, 2, (8, 4)).astype(np.float32), None) for _ in range(5)]
     model = keras.Sequential([keras.Input((4,)), keras.layers.BatchNormalization(momentum=0.7), keras.layers.Dense(2)])
     model(batches[0][0] + 100, training=True)  # what was there before must leave no trace
-    train._measure_norms(model, batches)
+    train._measure_norms(model, types.SimpleNamespace(seed=0, epoch=lambda _: batches), epoch=0, count=len(batches))
     norm = model.layers[0]
     assert norm.momentum == 0.7
     np.testing.assert_allclose(norm.moving_mean, np.mean([x.mean(axis=0) for x, _ in batches], axis=0), rtol=1e-5)
@@ -862,9 +865,9 @@ def test_a_run_without_tensorflow_writes_all_but_the_saved_model_and_export_adds
 
 @eager()
 def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model(
-    finished, colours, tmp_path, no_saved_model, monkeypatch
+    finished, colours, tmp_path, no_saved_model
 ):
-    recipe = ["--epochs", 1, "--batch-size", 64, "--learning-rate", 1e-9, "--weight-decay", 0]
+    recipe = ["--epochs", 1, "--batch-size", 64, "--learning-rate", 1e-9, "--weight-decay", 0, "--validation-split", 0]
     status, out, err = main("--data", colours, *recipe, "--init-from", finished[0], "--output", tmp_path / "same")
     assert status == 0, err
     one, two = from_pretrained_keras(finished[0]), from_pretrained_keras(tmp_path / "same")
@@ -877,16 +880,49 @@ def test_init_from_begins_with_the_weights_and_the_architecture_of_another_model
     assert training["begun_with"] == read_json(finished[0] / "eval_results.json")["training"]
 
     fruits = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
-    monkeypatch.chdir(finished[0].parents[1])
-    status, out, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
+    status, _, err = main("--data", fruits, *recipe, "--init-from", finished[0], "--output", tmp_path / "fruit")
     assert status == 0 and "classifier begins anew, for 3 classes" in err
-    below = f"{finished[0].parent.name}/run"  # that is a way from anywhere
-    assert json.loads(out)["training"]["command"].endswith(f"--init-from {below}")
     three = from_pretrained_keras(tmp_path / "fruit")
     assert three.config == dataclasses.replace(one.config, id2label=("tomato", "lime", "plum"))
     for before, after in zip(one.trainable_weights, three.trainable_weights, strict=True):
         taken = np.allclose(after, before, atol=1e-6)
         assert taken == ("classifier" not in before.path) or not np.any(before)
+
+
+@eager()
+def test_a_run_goes_on_without_the_model_that_it_began_with(finished, colours, tmp_path, no_saved_model):
+    first = shutil.copytree(finished[0], tmp_path / "first")
+    recipe = ["--data", colours, "--epochs", 1, "--batch-size", 64, "--seed", 3, "--validation-split", 0.2]
+    recipe += ["--init-from", first, "--output", tmp_path / "run"]
+    status, out, err = main(*recipe)
+    assert status == 0, err
+    shutil.rmtree(first)
+    status, again, err = main(*recipe)
+    assert (status, json.loads(again)) == (0, json.loads(out)), err
+    assert json.loads(again)["training"]["begun_with"]["epochs"] == EPOCHS
+
+
+@pytest.mark.parametrize("option", [("--seed", 4), ("--validation-split", 0.1)])
+def test_pictures_that_the_first_weights_were_trained_on_are_not_held_out(finished, colours, tmp_path, option):
+    recipe = ["--seed", 3, "--validation-split", 0.2, *option]
+    status, _, err = main("--data", colours, *recipe, "--init-from", finished[0], "--output", tmp_path / "run")
+    assert "give --seed 3 --validation-split 0.2, or --validation-split 0" in assert_is_one_error_line(status, err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_recorded_command_names_the_folders_it_is_given_from_where_it_is_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def command(*args):
+        return train._command(train.parse_args([str(arg) for arg in args]))
+
+    assert command("--output", "runs/small") == command("--output", tmp_path / "runs" / "small") == "python train.py"
+    assert command("--output", "runs/mine") == "python train.py --output runs/mine"
+    assert command("--output", tmp_path.parent / "elsewhere") == "python train.py"
+    assert command("--init-from", "runs/small") == "python train.py --init-from runs/small"
+    assert command("--init-from", "user/name", "--output", "runs/tuned") == "python train.py --init-from user/name"
+    assert command("--init-from", ".") == "python train.py --init-from ."
+    assert command("--init-from", tmp_path.parent / "elsewhere") == "python train.py --init-from elsewhere"
 
 
 def test_init_from_what_is_no_model_is_one_line(colours, tmp_path):
