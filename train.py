@@ -154,7 +154,7 @@ def train(args) -> dict:
         ValueError, OSError: bad data, an output folder of another run, a loss that is no number, a full disk. Checkpoint
             and artefacts saved before are untouched.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     recipe = {name: getattr(args, name) for name in RECIPE} | {"init_from": _place(args.init_from)}
     settings = _check_output(args, recipe)  # of the run to go on with
     resuming = settings is not None
@@ -314,7 +314,7 @@ def _ema_momentum(args, steps: int) -> float:
     return min(0.998, max(0.0, 1 - 20 / steps)) if args.ema is None else args.ema
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Keeps glibc from giving freed tensors back to the kernel, which would clear their pages anew at every step.
 
     On two CPU cores that is a fifth to a third of the time of a step. mallopt's numbers are those of malloc.h.

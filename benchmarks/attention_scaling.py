@@ -10,6 +10,8 @@ process held before the first call. A point that does not fit into three quarter
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
 import json
 import math
 import resource
@@ -38,35 +40,44 @@ def measure(kind: str, tokens: int, mode: str, repeats: int) -> dict:
     from keras import Input, Model, layers
 
     from modeling_eanet import external_attention
+    from train import keep_freed_memory
 
     def attend(x):
         if kind == "external":
             return external_attention(x, heads=HEADS, slots=SLOTS)
         return layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(x, x)
 
-    inputs = Input((tokens, WIDTH))
-    model = Model(inputs, attend(inputs))
+    def compiled(tokens):
+        inputs = Input((tokens, WIDTH))
+        model = Model(inputs, attend(inputs))
 
-    @tf.function(jit_compile=False)
-    def run(x):
-        if mode == "forward":
-            return model(x)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            loss = tf.reduce_sum(model(x) ** 2)
-        return tape.gradient(loss, [x, *(w.value for w in model.trainable_weights)])
+        @tf.function(jit_compile=False)
+        def run(x):
+            if mode == "forward":
+                return model(x)
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                loss = tf.reduce_sum(model(x) ** 2)
+            return tape.gradient(loss, [x, *(w.value for w in model.trainable_weights)])
 
-    x = tf.random.stateless_normal((BATCH, tokens, WIDTH), (0, 0))
-    run.get_concrete_function(x)
+        x = tf.constant(np.random.default_rng(0).normal(size=(BATCH, tokens, WIDTH)).astype(np.float32))
+        return functools.partial(run.get_concrete_function(x), x)
+
+    compiled(min(TOKENS))()  # what the first call of all takes, threads and libraries, is none of the attention's
+    run = compiled(tokens)
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # or the first tensors would go where freed memory is still held
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
     before = _status("VmRSS")
-    run(x)
+    run()
+    peak = _status("VmHWM")
+    keep_freed_memory()  # as train.py does: time is that of the attention, not of the kernel clearing pages
+    run()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
-        run(x)
+        run()
         seconds.append(time.perf_counter() - began)
-    return {"seconds": statistics.median(seconds), "megabytes": (_status("VmHWM") - before) / 1024}
+    return {"seconds": statistics.median(seconds), "megabytes": (peak - before) / 1024}
 
 
 def _status(key: str) -> int:

@@ -37,7 +37,7 @@ def contenders() -> dict:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (STEPS * 128, 32, 32, 3)).astype(np.uint8)
     y = rng.integers(0, 100, len(x))
-    train._keep_freed_memory()
+    train.keep_freed_memory()
     keras.utils.set_random_seed(0)
     example, targets = keras_io_example.build(x[:256]), np.eye(100, dtype=np.float32)[y]
 
