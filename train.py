@@ -31,7 +31,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is impor
 
 import numpy as np
 
-from data import Batches, load_dataset
+from data import Batches, Dataset, load_dataset
 from modeling_eanet import (
     CONFIG_FILE,
     PRESETS,
@@ -155,30 +155,14 @@ def train(args) -> dict:
             and artefacts saved before are untouched.
     """
     keep_freed_memory()
-    recipe = {name: getattr(args, name) for name in RECIPE} | {"init_from": _place(args.init_from)}
-    settings = _check_output(args, recipe)  # of the run to go on with
-    resuming = settings is not None
-    if resuming:
-        config = EANetConfig.from_dict(settings["config"])
-    else:
-        config = _config_of(args.init_from) if args.init_from else EANetConfig.preset(args.preset, **(args.set or {}))
-    dataset = load_dataset(args.data, config)
-    checksum = dataset.train.checksum()
-    if not resuming:
-        config = dataclasses.replace(config, id2label=dataset.labels)
-        earlier = _recorded_training(Path(args.init_from)) if args.init_from else None
-        settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": checksum}
-        settings |= {"config": config.to_dict(), "begun_with": earlier}
-    elif settings["data_crc32"] != checksum:
-        raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
-    _check_held_out(args, settings)
+    settings, dataset, resuming = _settings_and_data(args)
     training, validation = dataset.carve_validation(args.validation_split, args.seed)
 
     import keras
 
     keras.utils.set_random_seed(args.seed)
     with dtype_policy(args.precision):
-        model = build_eanet(config)
+        model = build_eanet(EANetConfig.from_dict(settings["config"]))
     if args.init_from and not (args.output / CHECKPOINT).is_file():
         _begin_with(model, from_pretrained_keras(args.init_from))
     on_jax = keras.backend.backend() == "jax"
@@ -248,8 +232,8 @@ def train(args) -> dict:
             "seed": args.seed,
             "epochs": args.epochs,
             "num_images": len(training),
-            "data_crc32": checksum,
-            "init_from": recipe["init_from"],
+            "data_crc32": settings["data_crc32"],
+            "init_from": settings["recipe"]["init_from"],
             "begun_with": settings["begun_with"],
             "final_loss": history["loss"][-1],
             "wall_time_s": round(elapsed, 1),
@@ -259,12 +243,38 @@ def train(args) -> dict:
             "command": _command(args),
         }
     )
-    results["training"]["recipe"] = recipe | {"ema": _ema_momentum(args, args.epochs * len(batches))}
+    results["training"]["recipe"] = settings["recipe"] | {"ema": _ema_momentum(args, args.epochs * len(batches))}
     write_json(args.output / "eval_results.json", results)
     if not can_write_saved_model():
         print(f"no TensorFlow here: `python train.py --export {args.output}` adds the SavedModel where it is installed",
               file=sys.stderr)  # fmt: skip
     return results
+
+
+def _settings_and_data(args) -> tuple[dict, Dataset, bool]:
+    """What settings.json holds of the run, or will; its data; and whether it is there to go on with.
+
+    Raises:
+        ValueError, OSError: as `train`; nothing is written yet, and but for a model on the Hub TensorFlow not imported.
+    """
+    recipe = {name: getattr(args, name) for name in RECIPE} | {"init_from": _place(args.init_from)}
+    settings = _check_output(args, recipe)
+    resuming = settings is not None
+    if resuming:
+        config = EANetConfig.from_dict(settings["config"])
+    else:
+        config = _config_of(args.init_from) if args.init_from else EANetConfig.preset(args.preset, **(args.set or {}))
+    dataset = load_dataset(args.data, config)
+    checksum = dataset.train.checksum()
+    if not resuming:
+        config = dataclasses.replace(config, id2label=dataset.labels)
+        earlier = _recorded_training(Path(args.init_from)) if args.init_from else None
+        settings = {"recipe": recipe, "dataset": dataset.name, "data_crc32": checksum}
+        settings |= {"config": config.to_dict(), "begun_with": earlier}
+    elif settings["data_crc32"] != checksum:
+        raise ValueError(f"--output {args.output}: holds a run on other data than --data {args.data}; name another folder")
+    _check_held_out(args, settings)
+    return settings, dataset, resuming
 
 
 def _train_epoch(model, batches, epoch, args) -> dict:
@@ -459,8 +469,8 @@ def _settings_of(output: Path) -> dict:
     try:
         settings = json.loads((output / "settings.json").read_text(encoding="utf-8"))
         EANetConfig.from_dict(settings["config"])
-        return {**settings, "recipe": {**settings["recipe"]}, "data_crc32": settings["data_crc32"],
-                "begun_with": settings["begun_with"]}  # fmt: skip
+        dict(settings["recipe"]), int(settings["data_crc32"]), dict(settings["begun_with"] or {})
+        return settings
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"--output {output}: its settings.json is damaged; name another folder") from None
 
