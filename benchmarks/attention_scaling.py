@@ -36,11 +36,13 @@ def measure(kind: str, tokens: int, mode: str, repeats: int) -> dict:
     """Seconds (median) and peak megabytes of one point, in this process."""
     limit = int(0.75 * _memory())
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    from train import keep_freed_memory
+
+    keep_freed_memory()  # as train.py does: time is that of the attention, not of the kernel clearing pages
     import tensorflow as tf
     from keras import Input, Model, layers
 
     from modeling_eanet import external_attention
-    from train import keep_freed_memory
 
     def attend(x):
         if kind == "external":
@@ -70,8 +72,6 @@ def measure(kind: str, tokens: int, mode: str, repeats: int) -> dict:
     before = _status("VmRSS")
     run()
     peak = _status("VmHWM")
-    keep_freed_memory()  # as train.py does: time is that of the attention, not of the kernel clearing pages
-    run()
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
