@@ -404,6 +404,51 @@ def test_norms_are_measured_over_whole_batches_of_the_weights_there_are():
     np.testing.assert_allclose(norm.moving_variance, np.mean([x.var(axis=0) for x, _ in batches], axis=0), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("precision", "digits"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
+def test_a_fused_norm_trains_as_that_of_keras_does(precision, digits):
+    """The same answers, gradients and statistics."""
+    import keras
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    with modeling_eanet.dtype_policy(precision):
+        image = keras.Input((8, 8, 16))
+        theirs = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7)(image))
+    theirs.config, theirs.jit_compile = None, False
+    theirs.set_weights([w + rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in theirs.get_weights()])
+    ours = train._with_fused_norms(theirs)
+    assert type(ours.layers[1]) is not type(theirs.layers[1])
+    ours.set_weights(theirs.get_weights())
+    x = tf.constant(rng.normal(3, 2, (4, 8, 8, 16)).astype(np.float32))
+    pull = rng.normal(0, 1, x.shape).astype(np.float32)
+    found = []
+    for model in (theirs, ours):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.cast(model(x, training=True), tf.float32)
+            loss = tf.reduce_mean(y * pull)
+        gradients = tape.gradient(loss, [x, *(v.value for v in model.trainable_variables)])
+        found.append([y, *gradients, *model.non_trainable_variables, model(x, training=False)])
+    assert len(found[0]) == 7
+    for one, two in zip(*(map(np.asarray, each) for each in found), strict=True):
+        np.testing.assert_allclose(two, one, rtol=0, atol=digits * np.abs(one).max())
+
+
+def test_the_model_that_trains_has_fused_norms_and_the_one_that_is_shipped_those_of_keras():
+    import keras
+
+    def kinds(model):
+        return {type(layer) for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+
+    plain = modeling_eanet.build_eanet(EANetConfig.preset("tiny"))
+    fused = train._with_fused_norms(plain)
+    assert [w.path for w in fused.weights] == [w.path for w in plain.weights] and fused.config == plain.config
+    assert kinds(plain) == kinds(modeling_eanet.inference_copy(fused)) == {keras.layers.BatchNormalization}
+    assert len(kinds(fused)) == 1 and not kinds(fused) & kinds(plain)
+    plain.jit_compile = True  # XLA fuses by itself
+    assert train._with_fused_norms(plain) is plain
+
+
 def test_a_short_run_forgets_its_first_weights_in_the_average():
     """0.998 would keep 94 % of them over 30 steps."""
     import keras
