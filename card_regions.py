@@ -310,14 +310,16 @@ def _ablation(results, config, folder) -> str | None:
 
 
 def _ablation_text(found: dict) -> str:
-    columns = {"setting": "Setting", "top-1": "Top-1", "parameters": "Parameters", "MACs a picture": "MACs a picture"}
+    columns = {"setting": "Setting", "top-1": "Top-1", "without EMA": "Without EMA"}
+    columns |= {"parameters": "Parameters", "MACs a picture": "MACs a picture"}
     rows = [[_cell(row[key]) for key in columns] for row in found["rows"]]
-    first = found["rows"][0]
+    first, other = found["rows"][0], found["rows"][-1]
     return (
-        f"{_table(list(columns.values()), rows)}\n\nEach row is one run of {_count(first['epochs'], 'epoch')}, the last "
-        f"without CutMix, with seed {first['seed']}, and differs from the first in what it names alone (an activation "
-        f"goes with the depthwise convolution); one seed tells large differences and no small ones. Measured on "
-        f"{found['measured_on']}. `benchmarks/ablation.md` has every command. {_made_by(found)}"
+        f"{_table(list(columns.values()), rows)}\n\nRuns of {_count(first['epochs'], 'epoch')}, the last without CutMix. "
+        f"The first row is the mean ± standard deviation of runs with seeds {first['seeds']}; each other row is one run "
+        f"with seed {other['seeds']}, and differs from the first in what it names alone (an activation goes with the "
+        f"depthwise convolution). Without EMA are the last weights of the same runs in place of their moving average. "
+        f"Measured on {found['measured_on']}. `benchmarks/ablation.md` has every command. {_made_by(found)}"
     )
 
 

@@ -46,7 +46,7 @@ def contenders() -> dict:
 
     def ours(preset):
         args = train.parse_args(["--preset", preset, "--epochs", "50"])
-        model = build_eanet(EANetConfig.preset(preset))
+        model = train._with_fused_norms(build_eanet(EANetConfig.preset(preset)))
         batches = Batches(Split(x, y, "train"), 100, 128, 0)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
         optimizer = train._optimizer(args, model, len(batches))

@@ -6,16 +6,18 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_official
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import ablation
 import attention_scaling
 import common
 import evaluation
 import keras_io_example
 import train_speed
 
+import modeling_eanet
 from modeling_eanet import CIFAR100_LABELS, EANetConfig, build_eanet
 
 
@@ -62,6 +64,23 @@ def test_self_attention_holds_its_scores_and_external_attention_does_not():
     ours, theirs = (attention_scaling.point(kind, 2048, "forward", 1)["megabytes"] for kind in attention_scaling.KINDS)
     scores = 4 * 8 * 2048**2 * 4 / 2**20
     assert theirs > scores > 4 * ours
+
+
+def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():
+    assert ablation.percent([0.5]) == "50.00 %"
+    assert ablation.percent([0.5, 0.52, 0.54]) == "52.00 ± 2.00 %"
+
+
+def test_without_ema_are_the_last_weights_of_the_run(tmp_path, monkeypatch):
+    """A run whose average never leaves the first weights: what was learned is in the last ones alone."""
+    import train
+
+    monkeypatch.setattr(modeling_eanet, "can_write_saved_model", lambda: False)
+    data = write_official(tmp_path / "cifar-100-python", train=640, test=100, labels=CIFAR100_LABELS)
+    options = ["--preset", "tiny", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.01", "--ema", "0.99999"]
+    args = train.parse_args(["--data", str(data), *options, "--cutmix", "0", "--output", str(tmp_path / "run")])
+    shipped = train.train(args)["accuracy"]
+    assert ablation.without_ema(tmp_path / "run", str(data), seed=0) > shipped + 0.3
 
 
 @pytest.mark.slow  # XLA takes its time to compile the example
