@@ -99,7 +99,8 @@ def load_model(name: str, runtime: str):
         try:
             return from_pretrained_keras(name)
         except ModuleNotFoundError as error:
-            mend = "`pip install -r requirements.txt`, or predict without it: --runtime onnx, which takes onnxruntime"
+            package = error.name if error.name in ("jax", "torch") else "-r requirements.txt"  # what KERAS_BACKEND names
+            mend = f"`pip install {package}`, or predict without it: --runtime onnx, which takes onnxruntime"
             raise ImportError(f"{error.name} is not installed; {mend}") from None
 
 

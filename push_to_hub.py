@@ -52,8 +52,8 @@ EXTRAS = ("figures/*.png", "figures/*.svg", "figures/*.py", "samples/*.png", "sa
           "samples/*.py", "benchmarks/*.py", "benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png", "tests/*.py",
           "eanet_cifar100.ipynb", ".ci/run", "pyproject.toml", "requirements-dev.txt")  # fmt: skip
 # Out of the folder of this program:
-CODE = ("modeling_eanet.py", "data.py", "train.py", "inference.py", "export.py", "model_card.py", "card_regions.py",
-        "card_template.md", "push_to_hub.py", "handler.py", "requirements.txt", "requirements-onnx.txt",
+CODE = ("modeling_eanet.py", "data.py", "train.py", "training_form.py", "inference.py", "export.py", "model_card.py",
+        "card_regions.py", "card_template.md", "push_to_hub.py", "handler.py", "requirements.txt", "requirements-onnx.txt",
         "LICENSE")  # fmt: skip
 # What an earlier run may have left on the Hub, which would belong to other weights; a push deletes it. `*` takes in "/".
 STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*")

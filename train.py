@@ -160,11 +160,15 @@ def train(args) -> dict:
 
     import keras
 
+    from training_form import training_form
+
     keras.utils.set_random_seed(args.seed)
     with dtype_policy(args.precision):
-        model = _with_fused_norms(build_eanet(EANetConfig.from_dict(settings["config"])))
+        model = build_eanet(EANetConfig.from_dict(settings["config"]))
     if args.init_from and not (args.output / CHECKPOINT).is_file():
         _begin_with(model, from_pretrained_keras(args.init_from))
+    with dtype_policy(args.precision):
+        model = training_form(model)
     on_jax = keras.backend.backend() == "jax"
     batches = Batches(training, len(dataset.labels), args.batch_size, args.seed, on_jax)
     model.compile(
@@ -322,41 +326,6 @@ def _optimizer(args, model, steps_per_epoch):
 def _ema_momentum(args, steps: int) -> float:
     """The average begins with the first weights; in a short run it must forget them in a part of the run."""
     return min(0.998, max(0.0, 1 - 20 / steps)) if args.ema is None else args.ema
-
-
-def _with_fused_norms(model):
-    """`model` with batch norms that train by TensorFlow's one kernel for all of it, where XLA does not fuse operations.
-
-    Keras' layer takes some ten passes over its input, in float32 whatever the precision; this takes a fifth off a step.
-    The weights are the same, and what is shipped is made of Keras' own layers (see `inference_copy`).
-    """
-    import keras
-
-    if keras.backend.backend() != "tensorflow" or model.jit_compile:
-        return model
-    import tensorflow as tf
-
-    class FusedBatchNormalization(keras.layers.BatchNormalization):
-        def call(self, inputs, training=None, mask=None):
-            if not (training and self.trainable):
-                return super().call(inputs, training=training, mask=mask)
-            gamma, beta = (tf.cast(tf.convert_to_tensor(v), tf.float32) for v in (self.gamma, self.beta))
-            outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
-            )
-            count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-            variance *= 1 - 1 / count  # the kernel's is that of a sample
-            for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
-            return outputs
-
-    def fused(layer):
-        kind = type(layer)
-        return (FusedBatchNormalization if kind is keras.layers.BatchNormalization else kind).from_config(layer.get_config())
-
-    clone = keras.models.clone_model(model, clone_function=fused)
-    clone.config, clone.jit_compile = model.config, model.jit_compile
-    return clone
 
 
 def keep_freed_memory() -> None:
@@ -610,7 +579,11 @@ def evaluate_only(args) -> dict:
     if split is None:
         raise ValueError(f"--split {args.split}: --data {args.data} has no such split")
     if tuple(config.id2label.values()) != dataset.labels:
-        raise ValueError(f"--data {args.data}: its classes are not those of --model {args.model}")
+        other = sorted(set(config.label2id) ^ set(dataset.labels)) or ["in another order"]
+        raise ValueError(
+            f"--data {args.data}: its classes are not those of --model {args.model} ({other[0]}); it must have all "
+            f"{config.num_classes} of them and no other"
+        )
     results = _results(from_pretrained_keras(args.model), dataset, split)
     results["training"] = _recorded_training(Path(args.model))
     return results

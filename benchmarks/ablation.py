@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=common.whole, default=EPOCHS, help=f"of every run (default: {EPOCHS})")
     parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="as for train.py")
     args = parser.parse_args()
+    common.check_data(args.data)
     rows, measured_on = zip(*(row(setting, options, args) for setting, options in ROWS.items()), strict=True)
     columns = ["setting", "top-1", "without EMA", "parameters", "MACs a picture", "images/s", "epochs", "seeds", "command"]
     speed = "the median over the epochs of each run, whatever else the machine did; train_speed.md compares speeds"

@@ -47,6 +47,12 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def check_data(path: str) -> None:
+    """Raises ValueError where there is nothing at `path`, before a benchmark begins that will read it later."""
+    if not Path(path).exists():
+        raise ValueError(f"--data {path}: no such file or folder")
+
+
 def cifar100(path: str, config):
     """The Dataset at `path`. Raises ValueError where it is not CIFAR-100 with the classes of `config`."""
     from data import load_dataset

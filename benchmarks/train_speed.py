@@ -33,6 +33,7 @@ def contenders() -> dict:
     import train
     from data import Batches, Split
     from modeling_eanet import EANetConfig, build_eanet
+    from training_form import training_form
 
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (STEPS * 128, 32, 32, 3)).astype(np.uint8)
@@ -46,7 +47,7 @@ def contenders() -> dict:
 
     def ours(preset):
         args = train.parse_args(["--preset", preset, "--epochs", "50"])
-        model = train._with_fused_norms(build_eanet(EANetConfig.preset(preset)))
+        model = training_form(build_eanet(EANetConfig.preset(preset)))
         batches = Batches(Split(x, y, "train"), 100, 128, 0)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)
         optimizer = train._optimizer(args, model, len(batches))
@@ -72,11 +73,11 @@ def time_to_accuracy(data: str, epochs: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=common.whole, default=7)
-    parser.add_argument("--data", help="CIFAR-100, to measure the time to 43.91 % too")
+    parser.add_argument("--data", help="CIFAR-100, to measure the time to 43.91 %% too")
     parser.add_argument("--epochs", type=common.whole, default=4, help="of the run made for 43.91 %%")
     args = parser.parse_args()
-    if args.data and not Path(args.data).exists():
-        raise ValueError(f"--data {args.data}: no such file or folder")
+    if args.data:
+        common.check_data(args.data)
     runs = contenders()
     for run in runs.values():
         run()

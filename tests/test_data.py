@@ -574,11 +574,14 @@ def test_without_a_path_cifar_100_is_downloaded_and_checked_by_its_sha_256(offic
 
 def test_a_download_with_another_checksum_is_refused(official, tmp_path, monkeypatch):
     path = write_tar(official, tmp_path / "other.tar.gz")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    # Not KERAS_HOME, which was read when Keras was imported: the download would take a place in the user's own cache.
+    (tmp_path / "keras").mkdir()
+    monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
     monkeypatch.setattr(data, "CIFAR100_URL", path.as_uri())
     with pytest.raises(ValueError) as caught:
         load(None)
     assert str(caught.value).startswith("CIFAR-100 could not be downloaded (")
+    assert (tmp_path / "keras" / "datasets").is_dir()
 
 
 def test_a_download_that_fails_is_one_clear_line(monkeypatch):

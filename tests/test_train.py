@@ -25,6 +25,7 @@ import modeling_eanet
 import train
 from data import Split, load_dataset
 from modeling_eanet import EANetConfig, from_pretrained_keras, model_checksum
+from training_form import MaskedDropout, training_form
 
 EPOCHS, STEPS, PEAK, EMA = 5, 16, 0.01, 0.9
 RECIPE = ["--preset", "tiny", "--epochs", EPOCHS, "--batch-size", 16, "--validation-split", 0.2, "--seed", 3]
@@ -414,9 +415,9 @@ def test_a_fused_norm_trains_as_that_of_keras_does(precision, digits):
     with modeling_eanet.dtype_policy(precision):
         image = keras.Input((8, 8, 16))
         theirs = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7)(image))
-    theirs.config, theirs.jit_compile = None, False
+    theirs.config, theirs.jit_compile = EANetConfig(), False
     theirs.set_weights([w + rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in theirs.get_weights()])
-    ours = train._with_fused_norms(theirs)
+    ours = training_form(theirs)
     assert type(ours.layers[1]) is not type(theirs.layers[1])
     ours.set_weights(theirs.get_weights())
     x = tf.constant(rng.normal(3, 2, (4, 8, 8, 16)).astype(np.float32))
@@ -441,12 +442,51 @@ def test_the_model_that_trains_has_fused_norms_and_the_one_that_is_shipped_those
         return {type(layer) for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
 
     plain = modeling_eanet.build_eanet(EANetConfig.preset("tiny"))
-    fused = train._with_fused_norms(plain)
+    fused = training_form(plain)
     assert [w.path for w in fused.weights] == [w.path for w in plain.weights] and fused.config == plain.config
     assert kinds(plain) == kinds(modeling_eanet.inference_copy(fused)) == {keras.layers.BatchNormalization}
     assert len(kinds(fused)) == 1 and not kinds(fused) & kinds(plain)
     plain.jit_compile = True  # XLA fuses by itself
-    assert train._with_fused_norms(plain) is plain
+    assert kinds(training_form(plain)) == kinds(plain)
+
+
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_the_four_linear_maps_of_the_paper_train_as_two(norm):
+    """The same answers, gradients and order of weights, two products over the tokens less on either side."""
+    import keras
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    rates = dict(attention_dropout=0.0, projection_dropout=0.0, mlp_dropout=0.0, drop_path=0.0)
+    theirs = modeling_eanet.build_eanet(
+        EANetConfig.preset("tiny", shared_memory=True, norm=norm, activation="silu", **rates)
+    )
+    theirs.set_weights([w + rng.normal(0, 0.1, w.shape).astype(np.float32) ** 2 for w in theirs.get_weights()])
+    ours = training_form(theirs)
+    assert len(ours.layers) < len(theirs.layers) and ours.count_params() == theirs.count_params()
+    for one, two in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    x, y = rng.integers(0, 256, (8, 32, 32, 3)), np.eye(100, dtype=np.float32)[:8]
+    found = []
+    for model in (theirs, ours):
+        with tf.GradientTape() as tape:
+            probabilities = model(x, training=True)
+            loss = keras.losses.CategoricalCrossentropy()(y, probabilities)
+        found.append([probabilities, *tape.gradient(loss, [v.value for v in model.trainable_variables])])
+    largest = max(float(np.abs(gradient).max()) for gradient in found[0][1:])
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-2, atol=1e-5 * max(1, largest))
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_dropout_drops_its_part_and_keeps_the_mean(precision):
+    with modeling_eanet.dtype_policy(precision):
+        dropout = MaskedDropout(0.2, seed=0)
+    x = np.ones((101, 7, 331), np.float32)  # an odd number of values
+    one, two = (np.asarray(dropout(x, training=True), np.float32) for _ in range(2))
+    assert set(np.unique(one)) == {0, one.max()} and one.max() == pytest.approx(1.25, abs=1e-2)
+    assert (one == 0).mean() == pytest.approx(0.2, abs=5e-3) and (one != two).mean() == pytest.approx(0.32, abs=5e-3)
+    np.testing.assert_array_equal(np.asarray(dropout(x, training=False), np.float32), x)
 
 
 def test_a_short_run_forgets_its_first_weights_in_the_average():
@@ -711,7 +751,8 @@ def test_evaluating_on_data_of_other_classes_is_an_error(finished, tmp_path):
     other = write_official(tmp_path / "other", labels=("red", "green", "violet"))
     status, out, err = main("--evaluate-only", "--model", finished[0], "--data", other)
     line = assert_is_one_error_line(status, err)
-    assert f"--data {other}: its classes are not those of --model {finished[0]}" in line and out == ""
+    assert f"--data {other}: its classes are not those of --model {finished[0]} (blue); it must have all 3" in line
+    assert out == ""
 
 
 def test_evaluating_a_split_that_is_not_there_is_an_error(finished, tmp_path):
