@@ -167,8 +167,7 @@ def train(args) -> dict:
         model = build_eanet(EANetConfig.from_dict(settings["config"]))
     if args.init_from and not (args.output / CHECKPOINT).is_file():
         _begin_with(model, from_pretrained_keras(args.init_from))
-    with dtype_policy(args.precision):
-        model = training_form(model)
+    model = training_form(model)
     on_jax = keras.backend.backend() == "jax"
     batches = Batches(training, len(dataset.labels), args.batch_size, args.seed, on_jax)
     model.compile(

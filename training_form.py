@@ -126,7 +126,7 @@ class MaskedDropout(layers.Dropout):
             return inputs
         import tensorflow as tf
 
-        count, dropped = tf.size(inputs), round(self.rate * 2**16)
+        count, dropped = tf.size(inputs), min(round(self.rate * 2**16), 2**16 - 1)
         seed = tf.cast(self.seed_generator.next(), tf.int32)
         bits = tf.random.stateless_uniform([(count + 1) // 2], seed, minval=None, maxval=None, dtype=tf.int32)
         bits = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:count], tf.shape(inputs))

@@ -58,7 +58,8 @@ def without_ema(folder: Path, data: str, seed: int) -> float:
     model = build_eanet(config)
     with np.load(folder / train.CHECKPOINT, allow_pickle=False) as arrays:
         model.set_weights([arrays[f"{i:04d}"] for i in range(len(model.weights))])
-    batches = Batches(dataset.carve_validation(recipe["validation_split"], seed)[0], config.num_classes, 128, seed)
+    training, _ = dataset.carve_validation(recipe["validation_split"], seed)
+    batches = Batches(training, config.num_classes, recipe["batch_size"], seed)
     train._measure_norms(model, batches, recipe["epochs"], train.LAST_NORM_BATCHES)
     return train.evaluate(model, dataset.test)["accuracy"]
 

@@ -487,6 +487,18 @@ def test_dropout_drops_its_part_and_keeps_the_mean(precision):
     assert set(np.unique(one)) == {0, one.max()} and one.max() == pytest.approx(1.25, abs=1e-2)
     assert (one == 0).mean() == pytest.approx(0.2, abs=5e-3) and (one != two).mean() == pytest.approx(0.32, abs=5e-3)
     np.testing.assert_array_equal(np.asarray(dropout(x, training=False), np.float32), x)
+    with modeling_eanet.dtype_policy(precision):
+        nearly_all = np.asarray(MaskedDropout(1 - 1e-9, seed=0)(x, training=True), np.float32)
+    assert np.isfinite(nearly_all).all() and (nearly_all == 0).mean() > 0.999
+
+
+@pytest.mark.parametrize("preset", ["small", "keras-io"])
+def test_the_form_that_trains_has_the_precision_of_the_model_it_is_made_of(preset):
+    with modeling_eanet.dtype_policy("mixed_bfloat16"):
+        plain = modeling_eanet.build_eanet(EANetConfig.preset(preset))
+    dtypes = {layer.name: layer.output.dtype for layer in plain.layers}
+    for layer in training_form(plain).layers:
+        assert layer.output.dtype == dtypes.get(layer.name, "bfloat16"), layer.name  # no other name than that of a pair
 
 
 def test_a_short_run_forgets_its_first_weights_in_the_average():
