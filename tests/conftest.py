@@ -1,5 +1,6 @@
-"""What the tests share: a tiny architecture, tiny data of our own making, and ways to run the programs."""
+"""Shared by the tests: a tiny architecture, generated data, and ways to run the programs."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -11,24 +12,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the public Hub for anything
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import modeling_eanet  # noqa: E402
 
-# Two stages, both kinds of block part, in few parameters; also known to the programs that tests start (`run_program`).
+# Two stages, both kinds of block part, few parameters. run_program makes the preset known to the programs.
 TINY = dict(embed_dims=(16, 24), depths=(1, 1), num_heads=(2, 2), slots=(4, 4), head_dims=(8, 12), drop_path=0.2)
 modeling_eanet.PRESETS["tiny"] = TINY
+LABELS = ("red", "green", "blue")
+COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 
 
 def tiny_config(**changes):
-    labels = changes.pop("id2label", ("red", "green", "blue"))
-    return modeling_eanet.EANetConfig.preset("tiny", id2label=labels, **changes)
+    """Return the config of the preset "tiny": 32x32 images, the classes red, green and blue."""
+    return modeling_eanet.EANetConfig.preset("tiny", **{"id2label": LABELS, **changes})
 
 
-def colour_pictures(count, seed=0):
-    """Noisy pictures that are mostly red, green or blue, (count, 32, 32, 3) uint8, and which of the three, (count,)."""
+def colour_images(count, seed=0):
+    """Return noisy images, mostly red, green or blue: uint8 (count, 32, 32, 3) and the class of each, (count,)."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 3, count)
     x = rng.integers(0, 100, (count, 32, 32, 3))
@@ -36,11 +40,31 @@ def colour_pictures(count, seed=0):
     return x.astype(np.uint8), y
 
 
-def write_official(folder, train=192, test=48, labels=("red", "green", "blue")):
-    """A data set in the official python layout of CIFAR-100."""
+def noise(height=32, width=32, seed=0):
+    """Return a random uint8 image (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def paint(path, colour="red", size=(32, 32), **options):
+    """Save an image of one colour at `path`, and return the path as text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, COLOURS[colour]).save(path, **options)
+    return str(path)
+
+
+def encoded(image, fmt, **options):
+    """Return the PIL image (or array) as an open file of the format."""
+    file = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, fmt, **options)
+    file.seek(0)
+    return file
+
+
+def write_official(folder, train=192, test=48, labels=LABELS):
+    """Write colour images in the official python layout of CIFAR-100."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate((("train", train), ("test", test))):
-        x, y = colour_pictures(count, seed)
+        x, y = colour_images(count, seed)
         record = {b"data": x.transpose(0, 3, 1, 2).reshape(count, 3072), b"fine_labels": y.tolist()}
         (folder / name).write_bytes(pickle.dumps(record, protocol=2))
     meta = {b"fine_label_names": [label.encode() for label in labels]}
@@ -49,10 +73,10 @@ def write_official(folder, train=192, test=48, labels=("red", "green", "blue")):
 
 
 def run_program(name, *args, env=None, timeout=300, stdin=None, **kwargs):
-    """Runs `python NAME.py ARGS` with the tiny preset known to it; returns the CompletedProcess with its text output."""
+    """Run `python NAME.py ARGS` with the preset "tiny"; return the CompletedProcess, with text output."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import modeling_eanet; "
-        f"modeling_eanet.PRESETS['tiny'] = {TINY!r}; import {name}; sys.exit({name}.main())"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{name}.py'; import modeling_eanet; "
+        f"modeling_eanet.PRESETS['tiny'] = {TINY!r}; import {name}; from eanet.cli import run; sys.exit(run({name}.main))"
     )
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, args)],
@@ -65,19 +89,29 @@ def run_program(name, *args, env=None, timeout=300, stdin=None, **kwargs):
     )
 
 
+def only_line(text):
+    """Return `text` without its line end; it must be exactly one line."""
+    assert text.endswith("\n") and text.count("\n") == 1, text
+    return text[:-1]
+
+
 @pytest.fixture(scope="session")
 def official(tmp_path_factory):
+    """A folder with CIFAR-100's layout and colour images."""
     return write_official(tmp_path_factory.mktemp("data") / "cifar-100-python")
 
 
 @pytest.fixture(scope="session")
 def tiny_model():
+    """A freshly initialised tiny model."""
     return modeling_eanet.build_eanet(tiny_config())
 
 
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_model, tmp_path_factory):
     """A folder with all that `save_pretrained_keras` writes."""
+    from eanet.saving import save_pretrained_keras
+
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    modeling_eanet.save_pretrained_keras(tiny_model, folder, saved_model=True)
+    save_pretrained_keras(tiny_model, folder, saved_model=True)
     return folder
