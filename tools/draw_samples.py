@@ -1,190 +1,54 @@
-"""Draw the sample pictures that are not photographs.
+"""Draw the sample images that are not photographs.
 
-    python samples/draw.py            # rewrite every drawing next to this script
-    python samples/draw.py apple sea  # only these
+    python tools/draw_samples.py            # rewrite every drawing in samples/
+    python tools/draw_samples.py apple sea  # only these
 
-Each picture is painted on a 1024 x 1024 canvas and reduced to 256 x 256, so that edges are smooth.  The pictures
-depend on numpy and Pillow only and on no outside material; their noise comes from fixed seeds, so that a second run
-draws the same pictures.  Positions and lengths are fractions of the picture's side, with y pointing down, and colours
-are (red, green, blue) from 0 to 255.  The drawings are released under CC0-1.0.
+Each image is painted on a 1024 x 1024 canvas and reduced to 256 x 256, so that edges are smooth. The images depend on NumPy
+and Pillow only and on no outside material; their noise has fixed seeds, so that a second run draws the same images. Colours
+are (red, green, blue), 0 to 255. The drawings are released under CC0-1.0.
 """
 
+import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 import numpy as np
-from PIL import Image, ImageDraw
+from painting import (
+    N,
+    X,
+    Y,
+    backdrop,
+    blob,
+    blur,
+    box,
+    curve,
+    darken,
+    ellipse,
+    gradient,
+    ground,
+    mix,
+    noise,
+    noisy_line,
+    paint,
+    polygon,
+    resize,
+    sample,
+    shadow,
+    sky,
+    solid,
+    strokes,
+    symmetric,
+)
+from PIL import Image
 
+SAMPLES = Path(os.path.abspath(__file__)).parent.parent / "samples"
 SIZE = 256
-N = 4 * SIZE
-Y, X = ((np.mgrid[:N, :N] + 0.5) / N).astype(np.float32)
-
-
-# ---------------------------------------------------------------- backgrounds and textures
-
-
-def resize(values, size, how=Image.BICUBIC):
-    """A float array resized to size x size."""
-    return np.asarray(Image.fromarray(np.asarray(values, np.float32)).resize((size, size), how))
-
-
-def mix(a, b, t):
-    """Blend two colours or canvases by t (0 to 1, a number or a mask)."""
-    t = np.clip(t, 0, 1)[..., None] if np.ndim(t) else t
-    return (1 - t) * np.asarray(a, np.float32) + t * np.asarray(b, np.float32)
-
-
-def gradient(*stops):
-    """A canvas whose colour changes from top to bottom: each stop is (y, colour)."""
-    at = [y for y, _ in stops]
-    return np.stack([np.interp(Y, at, [c[i] for _, c in stops]) for i in range(3)], -1).astype(np.float32)
-
-
-def backdrop(colour=(250, 250, 249), fade=0.05):
-    """An even background, a little darker towards the bottom corners."""
-    return np.array(colour, np.float32) * (1 - fade * (Y**2 + (X - 0.5) ** 2))[..., None]
-
-
-def noise(seed, across, down, octaves=4, fall=0.55):
-    """Cloudy noise of about -1 to 1: `across` by `down` blobs, then finer and fainter ones."""
-    rng, total = np.random.default_rng(seed), 0
-    for k in range(octaves):
-        cells = rng.uniform(-1, 1, (min(down << k, N) + 3, min(across << k, N) + 3)).astype(np.float32)
-        total = total + fall**k * np.asarray(Image.fromarray(cells).resize((N, N), Image.BICUBIC))
-    return total / (0.9 * sum(fall ** (2 * k) for k in range(octaves)) ** 0.5)
-
-
-def sample(texture, u, v):
-    """The texture looked up at (u, v), repeating outside 0..1 by reflection."""
-    u, v = (np.abs((w + 1) % 2 - 1) for w in (u, v))
-    return texture[np.minimum((v * N).astype(int), N - 1), np.minimum((u * N).astype(int), N - 1)]
-
-
-def sky(top, low, horizon, cover, seed):
-    """A blue sky, lighter near the horizon, with clouds."""
-    canvas = gradient((0, top), (horizon, low))
-    clouds = np.clip(noise(seed, 3, 6, 5) * 1.3 + 2 * cover - 0.9, 0, 1) * np.clip(1.2 - Y / horizon, 0, 1)
-    return paint(canvas, clouds, (248, 249, 252))
-
-
-def ground(seed, horizon, colours):
-    """Flat ground seen in perspective, mottled between two colours."""
-    far = np.maximum(Y - horizon, 0.004)
-    rough = sample(noise(seed, 24, 24, 6, 0.8), (X - 0.5) * 0.1 / far + 0.5, 0.1 / far)
-    return mix(*colours, 0.5 + rough * np.clip(far * 3, 0.15, 0.5))
-
-
-# ---------------------------------------------------------------- shapes: masks from 0 to 1
-
-
-def ellipse(cx, cy, rx, ry):
-    """The mask of an ellipse."""
-    return np.clip((1 - np.hypot((X - cx) / rx, (Y - cy) / ry)) * min(rx, ry) * N + 0.5, 0, 1)
-
-
-def box(x0, y0, x1, y1, radius=0.0):
-    """The mask of a rectangle with rounded corners."""
-    image = Image.new("L", (N, N))
-    ImageDraw.Draw(image).rounded_rectangle((x0 * N, y0 * N, x1 * N, y1 * N), radius * N, fill=255)
-    return np.asarray(image, np.float32) / 255
-
-
-def strokes(lines):
-    """Mask and canvas of lines and polygons: each is (points, width, colour), width 0 for a filled polygon."""
-    image, mask = Image.new("RGB", (N, N)), Image.new("L", (N, N))
-    for points, width, colour in lines:
-        xy, colour = [(float(x) * N, float(y) * N) for x, y in points], tuple(int(c) for c in np.clip(colour, 0, 255))
-        for draw, fill in ((ImageDraw.Draw(image), colour), (ImageDraw.Draw(mask), 255)):
-            if width:
-                draw.line(xy, fill=fill, width=max(1, round(width * N)), joint="curve")
-            else:
-                draw.polygon(xy, fill=fill)
-    return np.asarray(mask, np.float32) / 255, np.asarray(image, np.float32)
-
-
-def polygon(*points):
-    """The mask of a polygon."""
-    return strokes([(points, 0, (0, 0, 0))])[0]
-
-
-def curve(*points, closed=True):
-    """A smooth (Catmull-Rom) line through the points."""
-    p = np.array(points, float)
-    p = np.vstack([p[-1:], p, p[:2]] if closed else [p[:1], p, p[-1:]])
-    t = np.linspace(0, 1, 13)[:, None]
-    return np.vstack(
-        [
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-            for a, b, c, d in np.stack([p[:-3], p[1:-2], p[2:-1], p[3:]], 1)
-        ]
-    )
-
-
-def blob(*points):
-    """The mask of a smooth closed outline."""
-    return polygon(*curve(*points))
-
-
-def turned(*half):
-    """The mask of a symmetric body: the right half of its outline, top to bottom, the axis at x = 0.5."""
-    return blob(*half, *((1 - x, y) for x, y in half[::-1] if x != 0.5))
-
-
-def blur(mask, radius):
-    """Gaussian blur, worked out on a small copy."""
-    n, pad = 256, 96
-    small = np.pad(resize(mask, n, Image.BOX), pad, mode="edge")
-    freq = np.fft.fftfreq(n + 2 * pad)
-    kernel = np.exp(-2 * (np.pi * radius * n) ** 2 * (freq[:, None] ** 2 + freq[None, :] ** 2))
-    return resize(np.fft.ifft2(np.fft.fft2(small) * kernel).real[pad:-pad, pad:-pad], N)
-
-
-def noisy_line(seed, across, octaves=4):
-    """Noise that depends on x only."""
-    return noise(seed, across, across, octaves)[N // 2][None, :]
-
-
-# ---------------------------------------------------------------- painting
-
-
-def paint(canvas, mask, colour):
-    """Lay a colour, or another canvas, over the canvas where the mask is."""
-    canvas += mask[..., None] * (np.asarray(colour, np.float32) - canvas)
-    return canvas
-
-
-def darken(canvas, mask, strength):
-    """Dim the canvas where the mask is; a negative strength brightens it."""
-    canvas *= (1 - strength * mask)[..., None]
-
-
-def shadow(canvas, cx, cy, rx, ry, strength=0.45):
-    """A soft shadow on the ground."""
-    darken(canvas, blur(ellipse(cx, cy, rx, ry), 0.025), strength)
-
-
-def solid(mask, colour, depth=0.8, gloss=0.4, sharp=30, ambient=0.45):
-    """The colour of a body with this silhouette, bulging towards the viewer (depth 1: a ball) and lit from upper left.
-
-    Its height is the square root of a membrane blown up over the silhouette, solved from coarse to fine.
-    """
-    height = np.zeros((16, 16))
-    for n in (16, 32, 64, 128, 256):
-        height, inside = resize(height, n), resize(mask, n, Image.BOX)
-        for _ in range(120):
-            around = sum(np.roll(height, step, axis) for step in (1, -1) for axis in (0, 1))
-            height = inside * (around / 4 + 1 / n**2)
-    dy, dx = np.gradient(depth * np.sqrt(np.maximum(height, 1e-5)) * n)
-    normal = np.stack([-dx, -dy, np.ones_like(dx)]) / np.sqrt(dx**2 + dy**2 + 1)
-    light = np.array((-0.45, -0.6, 0.66))
-    half = (light + (0, 0, 1)) / np.linalg.norm(light + (0, 0, 1))
-    lit = ambient + (1.15 - ambient) * np.clip(np.tensordot(light, normal, 1), 0, 1)
-    spot = gloss * np.clip(np.tensordot(half, normal, 1), 0, 1) ** sharp
-    return np.asarray(colour, np.float32) * resize(lit, N)[..., None] + 255 * resize(spot, N)[..., None]
 
 
 def fruit(body, skin, stem=(), leaf=(), width=0.03, gloss=0.4):
-    """A fruit on white, with a stem drawn through the given points and a leaf between the two given."""
+    """Draw a fruit on white, with a stem through the points of `stem` and a leaf between the two points of `leaf`."""
     canvas = backdrop()
     shadow(canvas, 0.54, 0.92, 0.33, 0.045)
     paint(canvas, body, solid(body, skin, 0.9, gloss))
@@ -201,13 +65,11 @@ def fruit(body, skin, stem=(), leaf=(), width=0.03, gloss=0.4):
     return canvas
 
 
-# ---------------------------------------------------------------- pictures
-
-
 def apple():
+    """Draw a red apple."""
     streaks = sample(noise(3, 60, 3), np.arctan2(X - 0.5, Y - 0.1) / 3 + 0.5, Y)
     skin = mix((172, 16, 26), (222, 168, 66), 0.8 * blur(ellipse(0.68, 0.38, 0.17, 0.26), 0.09) + 0.12 * streaks)
-    body = turned(
+    body = symmetric(
         (0.5, 0.21),
         (0.60, 0.165),
         (0.76, 0.17),
@@ -222,14 +84,16 @@ def apple():
 
 
 def orange():
+    """Draw an orange with a leaf."""
     skin = mix((232, 118, 8), (255, 150, 20), 0.5 + 0.3 * noise(6, 4, 4)) * (1 + 0.1 * noise(5, 90, 90, 2))[..., None]
     return fruit(ellipse(0.5, 0.53, 0.415, 0.40), skin, ((0.47, 0.18), (0.47, 0.155)), ((0.47, 0.175), (0.76, 0.08)))
 
 
 def pear():
+    """Draw a green pear."""
     skin = mix((168, 178, 48), (214, 188, 62), 0.5 + 0.8 * (X - 0.4) + 0.25 * noise(8, 5, 5))
     skin = mix(skin, (140, 106, 40), 0.5 * (noise(9, 70, 70, 2) > 0.85))
-    body = turned(
+    body = symmetric(
         (0.5, 0.14),
         (0.56, 0.15),
         (0.61, 0.22),
@@ -245,25 +109,27 @@ def pear():
 
 
 def sweet_pepper():
+    """Draw a red sweet pepper."""
     canvas = backdrop()
     shadow(canvas, 0.54, 0.92, 0.34, 0.045)
     side = np.array(
         [(0.5, 0.25), (0.68, 0.19), (0.85, 0.25), (0.90, 0.44), (0.83, 0.68), (0.74, 0.87), (0.63, 0.90), (0.53, 0.7)]
     )
-    middle = turned((0.5, 0.24), (0.62, 0.25), (0.69, 0.42), (0.66, 0.68), (0.60, 0.90), (0.5, 0.94))
+    middle = symmetric((0.5, 0.24), (0.62, 0.25), (0.69, 0.42), (0.66, 0.68), (0.60, 0.90), (0.5, 0.94))
     for lobe in (blob(*side), blob(*((1, 0) + side * (-1, 1))), middle):
         darken(canvas, blur(lobe, 0.02) * (1 - lobe) * (canvas[..., 1] < 120), 0.7)
         paint(canvas, lobe, solid(lobe, (206, 22, 18), 0.9, 0.7, 45, ambient=0.36))
-    cap = turned((0.5, 0.20), (0.58, 0.19), (0.65, 0.25), (0.57, 0.28), (0.5, 0.31))
+    cap = symmetric((0.5, 0.20), (0.58, 0.19), (0.65, 0.25), (0.57, 0.28), (0.5, 0.31))
     paint(canvas, cap, solid(cap, (78, 132, 44), 0.6, 0.1))
     stem = blob((0.47, 0.26), (0.468, 0.16), (0.51, 0.06), (0.575, 0.08), (0.532, 0.17), (0.53, 0.26))
     return paint(canvas, stem, solid(stem, (92, 146, 52), 0.9, 0.15))
 
 
 def bottle():
+    """Draw a wine bottle."""
     canvas = backdrop()
     shadow(canvas, 0.53, 0.955, 0.2, 0.025)
-    glass = turned(
+    glass = symmetric(
         (0.5, 0.03),
         (0.553, 0.03),
         (0.555, 0.06),
@@ -290,6 +156,7 @@ def bottle():
 
 
 def clock():
+    """Draw a wall clock."""
     canvas = backdrop((238, 236, 230), 0.08)
     darken(canvas, blur(ellipse(0.53, 0.55, 0.43, 0.43), 0.03), 0.5)
     lit = (X + Y - 1) / np.maximum(np.hypot(X - 0.5, Y - 0.5), 0.02)
@@ -313,6 +180,7 @@ def clock():
 
 
 def television():
+    """Draw a flat television set."""
     canvas = backdrop()
     shadow(canvas, 0.5, 0.875, 0.33, 0.025)
     neck = polygon((0.45, 0.74), (0.55, 0.74), (0.57, 0.86), (0.43, 0.86))
@@ -328,6 +196,7 @@ def television():
 
 
 def wardrobe():
+    """Draw a wooden wardrobe with two doors."""
     canvas = backdrop((246, 244, 240), 0.06)
     shadow(canvas, 0.52, 0.955, 0.36, 0.02)
     grain = sample(noise(13, 40, 2, 5, 0.7), X + 0.02 * noise(14, 3, 3, 2), Y)
@@ -351,6 +220,7 @@ def wardrobe():
 
 
 def keyboard():
+    """Draw a computer keyboard."""
     canvas = backdrop((244, 244, 244), 0.08)
     darken(canvas, blur(box(0.03, 0.22, 0.99, 0.82, 0.02), 0.02), 0.5)
     paint(canvas, box(0.015, 0.18, 0.985, 0.79, 0.02), gradient((0.18, (56, 56, 60)), (0.79, (26, 26, 29))))
@@ -376,6 +246,7 @@ def keyboard():
 
 
 def sunflower():
+    """Draw a sunflower."""
     canvas = gradient((0, (88, 148, 214)), (1, (170, 202, 228)))
     leaves = mix((38, 74, 24), (112, 150, 58), 0.5 + 0.6 * noise(21, 14, 14, 3))
     paint(canvas, np.clip((Y - 0.72) * 6 + 0.5 * noise(22, 5, 5), 0, 1), leaves)
@@ -415,6 +286,7 @@ def sunflower():
 
 
 def aquarium_fish():
+    """Draw a goldfish."""
     canvas = mix((8, 44, 60), (30, 98, 110), 0.9 - 0.8 * Y + 0.3 * noise(121, 4, 4, 3))
     gravel = mix((56, 50, 40), (134, 122, 96), 0.5 + 0.5 * noise(122, 40, 40, 3))
     paint(canvas, np.clip((Y - 0.90 - 0.015 * noise(123, 6, 6)) * 60, 0, 1), gravel)
@@ -462,6 +334,7 @@ def aquarium_fish():
 
 
 def sea():
+    """Draw the open sea and the horizon."""
     canvas = sky((96, 150, 210), (206, 222, 232), 0.42, 0.45, 52)
     far = np.maximum(Y - 0.40, 0.003)
     u, v = (X - 0.5) * 0.16 / far + 0.5, 0.12 / far
@@ -473,6 +346,7 @@ def sea():
 
 
 def plain():
+    """Draw grassland under a wide sky."""
     canvas = sky((92, 146, 212), (216, 228, 236), 0.52, 0.4, 63)
     far = np.clip((Y - 0.48) * 2, 0, 1)
     grass = mix((166, 164, 104), ground(61, 0.48, ((142, 132, 56), (194, 180, 94))), far * 4)
@@ -481,6 +355,7 @@ def plain():
 
 
 def cloud():
+    """Draw a white cloud in a blue sky."""
     canvas = gradient((0, (36, 92, 178)), (1, (124, 174, 224)))
     puffs = (
         (0.5, 0.5, 0.25),
@@ -502,6 +377,7 @@ def cloud():
 
 
 def mountain():
+    """Draw a snowy peak above a forest."""
     canvas = sky((66, 124, 198), (188, 212, 232), 0.7, 0, 80)
     ridge, crack = noisy_line(81, 5, 7), noisy_line(86, 7, 6).T
     for base, peak, slope, dark, light, snow in (
@@ -520,6 +396,7 @@ def mountain():
 
 
 def road():
+    """Draw a straight country road."""
     canvas = sky((84, 142, 210), (214, 226, 234), 0.46, 0.42, 93)
     hills = mix((96, 120, 120), (126, 140, 110), 0.5 + 0.4 * noise(92, 20, 20, 3))
     paint(canvas, np.clip((Y - 0.40 - 0.03 * noisy_line(91, 3)) * 200, 0, 1), hills)
@@ -540,6 +417,7 @@ def road():
 
 
 def skyscraper():
+    """Draw a glass office tower."""
     canvas = sky((62, 122, 200), (196, 218, 236), 1.0, 0.25, 101)
     for x, y, width, tone in (
         (0, 0.80, 0.16, 120),
@@ -585,18 +463,24 @@ DRAWINGS = (
 
 
 def finish(canvas, seed):
-    """The canvas reduced to the picture's size, with the slight grain of a photograph."""
-    picture = np.stack([resize(np.clip(canvas[..., i], 0, 255), SIZE, Image.LANCZOS) for i in range(3)], -1)
+    """Reduce the canvas to an image of `SIZE` pixels, with the slight grain of a photograph."""
+    image = np.stack([resize(np.clip(canvas[..., i], 0, 255), SIZE, Image.LANCZOS) for i in range(3)], -1)
     grain = np.random.default_rng(seed).normal(0, 1.6, (SIZE, SIZE, 1))
-    return Image.fromarray(np.clip(picture + grain + 0.5, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(image + grain + 0.5, 0, 255).astype(np.uint8))
 
 
-def main(names):
-    folder = Path(__file__).resolve().parent
-    for seed, draw in enumerate(DRAWINGS):
-        if not names or draw.__name__ in names:
-            finish(draw(), seed).save(folder / f"{draw.__name__}.png", optimize=True)
+def main(names) -> int:
+    """Draw the images called `names`, or all of them if it is empty."""
+    drawings = {draw.__name__: draw for draw in DRAWINGS}
+    unknown = [name for name in names if name not in drawings]
+    if unknown:
+        print(f"draw_samples.py: error: {unknown[0]}: must be one of {', '.join(drawings)}", file=sys.stderr)
+        return 2
+    for seed, (name, draw) in enumerate(drawings.items()):
+        if not names or name in names:
+            finish(draw(), seed).save(SAMPLES / f"{name}.png", optimize=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
