@@ -1,0 +1,24 @@
+"""The library around `modeling_eanet`: images, prediction, saving, training, export and the Hugging Face Hub.
+
+from eanet import classify, from_pretrained_keras
+model = from_pretrained_keras(".")                  # a folder, or "user/name" on the Hub
+classify(model, ["samples/apple.png"], top_k=3)     # [[{"label": "apple", "score": 0.9}, ...]]
+"""
+
+import importlib
+
+_HOME = {
+    "modeling_eanet": ("EANetConfig", "UserError", "build_eanet", "fold", "from_pretrained_keras"),
+    "eanet.images": ("load_image",),
+    "eanet.predict": ("classify", "predict_probabilities", "top_predictions"),
+    "eanet.saving": ("model_checksum", "save_pretrained_keras"),
+}
+__all__ = [name for names in _HOME.values() for name in names]  # noqa: PLE0604
+
+
+def __getattr__(name):
+    """Import public names when they are first used, so that `import eanet` stays fast."""
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,140 @@
+"""Images of any kind to the uint8 RGB square that the model takes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import numpy as np
+
+from modeling_eanet import EANetConfig, UserError, first_line
+
+
+def load_image(source, config: EANetConfig) -> np.ndarray:
+    """Load an image and resize it to the model's input.
+
+    Applies the EXIF orientation, puts transparency over white, converts any mode to RGB (deeper pixels scaled to 8 bits),
+    takes the first frame of an animation and resizes (squashing the sides) to `config.image_size` by `config.interpolation`.
+
+    Args:
+        source: path, open binary file, PIL image, or array (height, width, 3) or (height, width). A uint8 array or a float
+            or integer array of 0-255; uint16 arrays of 0-65535 are scaled.
+        config: size and interpolation.
+
+    Returns:
+        uint8 (image_size, image_size, 3).
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: not an image, a damaged or empty one, one too large to be trusted, or an array of another shape or scale.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes that it handles
+            if isinstance(source, Image.Image):
+                return _resize(_to_rgb(_upright(source), source.format), config)
+            if hasattr(source, "__array__"):
+                return _resize(_from_array(np.asarray(source)), config)
+            if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+                raise UserError(f"{type(source).__name__}: must be a path, an open file, a PIL image or an array")
+            with Image.open(source) as image:
+                return _resize(_to_rgb(_upright(image), image.format), config)
+    except UnidentifiedImageError:
+        raise UserError("unknown image format") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(first_line(error)) from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on damaged images, from SyntaxError to struct.error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"damaged image ({first_line(error)})") from None
+
+
+def _upright(image):
+    """Apply the EXIF orientation. `ImageOps.exif_transpose` also re-encodes EXIF, which raises on damaged metadata."""
+    from PIL import Image, ImageOps
+
+    image.load()
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        pass
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # the metadata is damaged; the pixels are fine
+        return image
+    flips = Image.Transpose
+    turns = {2: flips.FLIP_LEFT_RIGHT, 3: flips.ROTATE_180, 4: flips.FLIP_TOP_BOTTOM, 5: flips.TRANSPOSE,
+             6: flips.ROTATE_270, 7: flips.TRANSVERSE, 8: flips.ROTATE_90}  # fmt: skip
+    return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _from_array(array: np.ndarray):
+    from PIL import Image
+
+    if array.ndim not in (2, 3) or array.ndim == 3 and array.shape[2] != 3 or 0 in array.shape:
+        raise UserError(f"array of shape {array.shape}: must be (height, width, 3) or (height, width)")
+    if array.dtype.kind not in "uifb":
+        raise UserError(f"array of {array.dtype}: must be numbers from 0 to 255")
+    check_scale(array)
+    if array.dtype == np.uint16 and array.max() > 255:
+        array = array * (255 / 65535)
+    elif array.dtype == bool:
+        array = array * 255
+    return Image.fromarray(_to_uint8(array)).convert("RGB")
+
+
+def check_scale(array: np.ndarray) -> None:
+    """Raise UserError for a float array in 0-1: on the 0-255 scale it would be a nearly black image."""
+    if array.dtype.kind == "f" and array.size and 0 < np.nanmax(array) <= 1:
+        raise UserError(f"{array.dtype} array with values up to {np.nanmax(array):.3g}: the scale is 0-255; multiply by 255")
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    """Round to uint8; values outside 0-255 are clipped, NaN becomes 0."""
+    if values.dtype == np.uint8:
+        return values
+    return np.rint(np.clip(np.nan_to_num(values.astype(np.float32)), 0, 255)).astype(np.uint8)
+
+
+def _to_rgb(image, file_format):
+    """Convert any mode to RGB: deep pixels to 8 bits, transparency over white."""
+    from PIL import Image
+
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_deep_to_uint8(image, file_format))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _deep_to_uint8(image, file_format) -> np.ndarray:
+    """Scale pixels of 16 and 32 bits to 0-255: by their depth, or by their maximum where the depth is not known."""
+    values = np.nan_to_num(np.array(image, dtype=np.float32))
+    top = values.max(initial=0)
+    if image.mode.startswith("I;16") or 255 < top <= 65535:
+        white = 65535.0
+        if file_format == "TIFF" and 255 < top < 4096:  # cameras and scanners store 10 and 12 bits in 16
+            white = 1023.0 if top < 1024 else 4095.0
+        if isinstance(image.info.get("transparency"), int):
+            values[values == image.info["transparency"]] = white
+    elif top > 65535 or image.mode == "F" and 0 < top <= 1:
+        white = max(top, 1.0)
+    else:
+        white = 255.0
+    return _to_uint8(values * (255.0 / white))
+
+
+def _resize(image, config) -> np.ndarray:
+    from PIL import Image
+
+    side = config.image_size
+    if 0 in image.size:
+        raise UserError(f"image of {image.width} by {image.height} pixels: it is empty")
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling[config.interpolation.upper()])
+    return np.asarray(image, dtype=np.uint8)

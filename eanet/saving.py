@@ -1,0 +1,211 @@
+"""A model on disk: the files that Keras reads, the SavedModel that huggingface_hub reads, and the checksum."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from eanet.cli import read_json, temporary_folder
+from eanet.loaded_model import config_of
+from modeling_eanet import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    UserError,
+    build_eanet,
+    deployment_form,
+    first_line,
+    from_pretrained_keras,
+)
+
+KERAS_FILES = (CONFIG_FILE, "metadata.json", WEIGHTS_FILE)
+SAVED_MODEL_FILES = ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables")
+ONNX_FILE = "onnx/model.onnx"  # written by eanet.export from the others
+LEGACY_ONNX_FILE = "model.onnx"  # its place before
+# The settings that the checksum covered until it became one of weights and labels.
+_OLD_CHECKSUM_FIELDS = (
+    "model_type image_size tokenizer patch_size embed_dims depths num_heads slots shared_memory head_dims mlp_ratio "
+    "depthwise_kernel position_embedding norm final_norm activation attention_dropout projection_dropout mlp_dropout "
+    "drop_path norm_epsilon id2label input_range pixel_mean pixel_std interpolation label2id"
+).split()
+
+
+def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, config=None) -> list[str]:
+    """Save a model in two formats, both of which load without code from this project.
+
+    - `config.json`, `metadata.json`, `model.weights.h5`: for `keras.saving.load_model(directory)` or `"hf://user/name"` with
+      Keras 3.11 and later on every backend. The top of `config.json` is the EANetConfig.
+    - `saved_model.pb`, `keras_metadata.pb`, `fingerprint.pb`, `variables/`: the SavedModel that
+      `huggingface_hub.from_pretrained_keras` reads, written by TensorFlow and tf_keras in the deployment form.
+
+    Everything is written to a temporary folder inside `directory` and then moved in file by file, so that a full disk or an
+    interruption leaves the old files. Exports made from other weights are removed.
+
+    Args:
+        model: an EANet. Weights are saved in float32; optimizer state is not saved.
+        directory: created if necessary.
+        saved_model: whether to write the SavedModel; None for wherever that is possible.
+        config: EANetConfig, folder or Hub repo id of a model that has no class names (see `config_of`).
+
+    Returns:
+        The names written, relative to `directory`.
+
+    Raises:
+        UserError: `saved_model=True` without TensorFlow or tf_keras, or no class names.
+        OSError: the folder cannot be written.
+    """
+    import keras
+
+    if saved_model and not can_write_saved_model():
+        raise UserError(
+            "the SavedModel needs TensorFlow, tf_keras and KERAS_BACKEND=tensorflow; `pip install tensorflow tf_keras`"
+        )
+    saved_model = can_write_saved_model() if saved_model is None else saved_model
+    clean = inference_copy(model, config_of(model, config, labels=True))
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(directory) as folder:  # inside, so that moving out is a rename
+        archive = folder / "model.keras"
+        keras.saving.save_model(clean, archive)
+        shutil.unpack_archive(archive, folder, format="zip")
+        archive.unlink()
+        _write_config(folder / CONFIG_FILE, clean.config, _drop_new_defaults(read_json(folder / CONFIG_FILE)))
+        names = list(KERAS_FILES)
+        if saved_model:
+            with dtype_policy("float32"):
+                _write_saved_model(deployment_form(clean), folder)
+            names += SAVED_MODEL_FILES
+        _remove_stale(directory, clean, saved_model)
+        for name in names:
+            _replace(folder / name, directory / name)
+    return names
+
+
+def add_saved_model(directory) -> None:
+    """Write the SavedModel next to the Keras files of `directory`, from their weights.
+
+    Raises:
+        UserError: no model in `directory`, a damaged one, or TensorFlow or tf_keras is missing.
+        OSError: the folder cannot be written.
+    """
+    if not Path(directory).is_dir():
+        raise UserError(f"{directory}: no such folder")
+    save_pretrained_keras(from_pretrained_keras(directory), directory, saved_model=True)
+
+
+def can_write_saved_model() -> bool:
+    """Return whether this process can write the SavedModel: TensorFlow backend, and tf_keras installed."""
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tf_keras") is not None
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str):
+    """Build layers with the Keras dtype policy `name` ("float32" or "mixed_bfloat16") inside the `with` block."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def inference_copy(model, config=None):
+    """Return the weights of `model` in a new float32 graph, without optimizer, compile settings or mixed precision."""
+    with dtype_policy("float32"):
+        clean = build_eanet(config_of(model, config))
+    clean.set_weights(model.get_weights())
+    return clean
+
+
+# Checksum -------------------------------------------------------------------------------------------------------------
+
+
+def model_checksum(model, config=None) -> str:
+    """Return the CRC-32, in hexadecimal, of class names and float32 weights: which model a figure was measured on."""
+    labels = list(config_of(model, config, labels=True).id2label.values())
+    return _with_weights(model, zlib.crc32(json.dumps(labels).encode()))
+
+
+def checksum_matches(model, recorded: str | None, config=None) -> bool:
+    """Return whether `recorded` is the checksum of `model`, in this form or the older one, which hashed all settings."""
+    if recorded == model_checksum(model, config):
+        return True
+    settings = config_of(model, config).to_dict()
+    settings = {name: settings[name] for name in _OLD_CHECKSUM_FIELDS}
+    return recorded == _with_weights(model, zlib.crc32(json.dumps(settings, sort_keys=True).encode()))
+
+
+def _with_weights(model, checksum: int) -> str:
+    for array in model.get_weights():
+        checksum = zlib.crc32(np.ascontiguousarray(array, np.float32), checksum)
+    return f"{checksum:08x}"
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def _write_config(path, config, keras_half) -> None:
+    """Our settings, one per line, then Keras' half on one long line: people read the top, Keras the rest."""
+    ours, theirs = json.dumps(config.to_dict(), indent=2), json.dumps(keras_half)
+    Path(path).write_text(f"{ours[:-2]},\n  {theirs[1:-1]}\n}}\n", encoding="utf-8")
+
+
+def _drop_new_defaults(node):
+    """Drop keys that Keras 3.15 writes and older versions refuse, where they hold the default."""
+    newer = {"input_axes": None, "output_axes": None, "quantization_config": None}
+    newer |= {"renorm": False, "renorm_clipping": None, "renorm_momentum": 0.99}
+    if isinstance(node, dict):
+        return {k: _drop_new_defaults(v) for k, v in node.items() if not (k in newer and v == newer[k])}
+    return [_drop_new_defaults(v) for v in node] if isinstance(node, list) else node
+
+
+def _write_saved_model(model, directory) -> None:
+    """Write the SavedModel with tf_keras: `from_pretrained_keras` needs the `keras_metadata.pb` that only it writes."""
+    import tensorflow as tf
+    import tf_keras
+
+    class EANet(tf_keras.layers.Layer):
+        """Calls the Keras 3 model. The trace of this call is saved, so loading needs no class of ours."""
+
+        def __init__(self, variables, **kwargs):
+            super().__init__(**kwargs)
+            # tf.Variables, so that they are saved and stay trainable. As an attribute the model would save each twice.
+            self._tracked = variables
+
+        def call(self, inputs):
+            return model(inputs, training=False)
+
+    size = model.config.image_size
+    image = tf_keras.Input((size, size, 3), dtype=tf.float32, name="image")
+    wrapped = tf_keras.Model(image, EANet([v.value for v in model.variables], name="eanet")(image), name="eanet")
+    try:
+        wrapped.save(directory, save_format="tf", include_optimizer=False)
+    except tf.errors.OpError as error:
+        raise OSError(f"{directory}: the SavedModel cannot be written ({first_line(error)})") from None
+
+
+def _remove_stale(directory: Path, model, saved_model: bool) -> None:
+    """Remove the SavedModel if none is written now, and exports made from other weights."""
+    checksum = model_checksum(model).encode()
+    exports = [*directory.glob("onnx/*.onnx"), directory / LEGACY_ONNX_FILE]
+    stale = [path for path in exports if path.is_file() and checksum not in path.read_bytes()]
+    stale += [] if saved_model else [directory / name for name in SAVED_MODEL_FILES]
+    for path in stale:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _replace(source: Path, target: Path) -> None:
+    """`os.replace` that also replaces a folder."""
+    if target.is_dir():
+        os.replace(target, source.with_name(source.name + ".old"))
+    os.replace(source, target)
