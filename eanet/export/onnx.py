@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, require
+from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
-from modeling_eanet import EANetConfig, config_of, deployment_form
+from modeling_eanet import EANetConfig, deployment_form, model_folder
 
 INSTALL = "`pip install -r requirements-onnx.txt`"
 MAX_DIFFERENCE = 1e-4  # between the probabilities of the export and of Keras; nothing is written above it
@@ -32,7 +33,7 @@ def export_onnx(model, path, config=None) -> None:
     Args:
         model: Keras model from `build_eanet` or `from_pretrained_keras`, on Keras' TensorFlow backend.
         path: the file to write, in an existing folder.
-        config: EANetConfig, for a model without `model.config`.
+        config: EANetConfig, folder or Hub repo id of a model that has no class names (see `config_of`).
 
     Raises:
         UserError: a package is missing, Keras runs on another backend, `path` cannot be a file, or the export's
@@ -49,7 +50,7 @@ def export_onnx(model, path, config=None) -> None:
         raise UserError(f"Keras backend {backend}: the ONNX export needs TensorFlow; set KERAS_BACKEND=tensorflow")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written; give a file in an existing folder")
-    config = config_of(model, config)
+    config = config_of(model, config, labels=True)
     shape = (5, config.image_size, config.image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     deployed = deployment_form(model, config)
@@ -134,27 +135,15 @@ def find_onnx(name: str) -> Path:
             as older versions wrote it.
 
     Raises:
-        UserError: there is no such file, it cannot be downloaded, or huggingface_hub is missing.
+        UserError: the folder or repository has no such file, it cannot be downloaded, or huggingface_hub is missing.
     """
     path = Path(name)
-    if path.is_dir():
-        for file in (ONNX_FILE, LEGACY_ONNX_FILE):
-            if (path / file).is_file():
-                return path / file
-        raise UserError(f"{path / ONNX_FILE}: no such file; `python -m eanet.export {path}` writes it")
-    if path.exists():
+    if path.is_file() or path.suffix == ".onnx":
         return path
-    if path.suffix == ".onnx" or str(name).startswith((".", "~", "/")) or str(name).count("/") != 1:
-        raise UserError(f"{name}: not a local file or folder, and not a Hub repo id (user/name)")
-    hub = require("huggingface_hub", "`pip install huggingface_hub` to load models from the Hub, or give a local folder")
-    from huggingface_hub.errors import EntryNotFoundError
-
-    for file in (ONNX_FILE, LEGACY_ONNX_FILE):
-        try:
-            return Path(hub.hf_hub_download(str(name), file))
-        except EntryNotFoundError as error:  # also: not in the cache, and the Hub cannot be reached
-            reason = error
-        except (OSError, ValueError) as error:
-            reason = error
-            break
-    raise UserError(f"{name}: no local folder, and no ONNX file could be downloaded from the Hub ({first_line(reason)})")
+    files = (ONNX_FILE, LEGACY_ONNX_FILE)
+    folder = model_folder(name, files=files)
+    for file in files:
+        if (folder / file).is_file():
+            return folder / file
+    output = "" if path.is_dir() else " --output model.onnx"
+    raise UserError(f"{name}: has no {ONNX_FILE}; `python -m eanet.export {name}{output}` writes it")

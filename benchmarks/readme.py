@@ -1,0 +1,262 @@
+"""Write README.md from the JSON files in this folder.
+
+    python benchmarks/readme.py
+
+A benchmark calls this when it has written its JSON. Values are read by key; a section without a JSON file is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from eanet.cli import UserError, read_json, run, write_text
+
+HERE = Path(os.path.abspath(__file__)).parent
+EXAMPLE = "× Keras example"
+
+PERCENT = {"top1_accuracy", "superclass_accuracy", "same_answers"}  # keys of fractions that are shown as per cent
+
+INTRODUCTION = """# Benchmarks
+
+Every script writes `<name>.json` (values, and the versions of the libraries) and then this file. Contenders take turns in one
+process and the figures are medians, because a shared machine is sometimes slow: read the ratios, and compare within a column.
+"Keras example" is [Image classification with EANet](https://keras.io/examples/vision/eanet/), in `keras_io_example.py`.
+
+| command | measures |
+| --- | --- |
+| `python benchmarks/train_speed.py --data DATA` | training speed, and the time to the example's accuracy |
+| `python benchmarks/predict_speed.py` | prediction speed and cold start |
+| `python benchmarks/exports.py --data DATA` | size, accuracy and latency of the exports |
+| `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
+| `python benchmarks/ablation.py --data DATA` | what each choice of the architecture is worth |
+| `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
+| `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
+
+`DATA` is CIFAR-100 as train.py takes it. Run from the repository's root after `pip install -r requirements-dev.txt`.
+"""
+
+
+def table(columns: dict, rows: list) -> str:
+    """Return a Markdown table.
+
+    Args:
+        columns: key in a row to the column's heading.
+        rows: dicts; a missing key or None is shown as a dash.
+    """
+    lines = [list(columns.values()), ["---"] * len(columns)]
+    lines += [[cell(key, row.get(key)) for key in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(key: str, value) -> str:
+    """Return the text of one table cell; keys in `PERCENT` are fractions and shown as per cent."""
+    if value is None:
+        return "–"
+    if key in PERCENT:
+        return f"{100 * value:.2f}"
+    if isinstance(value, float) and value:
+        return f"{value:,.0f}" if value >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if isinstance(value, (int, float)) else str(value)
+
+
+def measured(found: dict) -> str:
+    """Return how a table was made: command, hardware and date."""
+    return f"`{found['command']}` on {found['hardware']}, {found['date']}."
+
+
+def train_speed(found: dict) -> str:
+    """Return the section about training speed."""
+    columns = {"model": "model", "images_per_second": "images/s", "fastest_step_ms": "fastest step, ms"}
+    parts = [
+        "## Training speed",
+        table(columns | {"times_the_example": EXAMPLE}, found["rows"]),
+        f"Full training steps with the input pipeline, float32, batches of 128. {measured(found)}",
+    ]
+    if reached := found.get("time_to_43_91"):
+        rows = [
+            {"model": "small preset", "epochs": reached["epochs"], "top1_accuracy": reached["accuracy"],
+             "time": duration(reached["seconds"])},
+            {"model": "Keras example", "epochs": 50, "top1_accuracy": 0.4391, "time": duration(reached["example_seconds"])},
+        ]  # fmt: skip
+        columns = {"model": "time to 43.91%", "epochs": "epochs", "top1_accuracy": "top-1, %", "time": "time"}
+        parts += [
+            table(columns, rows),
+            f"The small preset is measured on the {reached['split']} split, start-up and export included "
+            f"(`{reached['command']}`). The example's accuracy is the published one; its time is 50 epochs of 40,000 images "
+            f"at the speed above, {reached['times_sooner']:.0f} times as long.",
+        ]
+    return "\n\n".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return minutes, or hours from 90 minutes on."""
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{seconds / 60:.1f} min"
+
+
+def prediction(speed: dict, exports: dict | None) -> str:
+    """Return the section about prediction speed: both benchmarks in one table, one condition per column."""
+    rows = {row["model"]: dict(row) for row in speed["rows"]}
+    shipped = f"{speed['preset']} preset"
+    rows[shipped]["cold_start_s"] = speed["cold_start_s"]
+    columns = {
+        "model": "model",
+        "parameters": "parameters",
+        "images_per_second": "images/s, batch of 128, all cores",
+        "times_the_example": EXAMPLE,
+        "one_image_ms": "one image, ms, all cores",
+        "times_the_example_one_image": EXAMPLE,
+        "cold_start_s": "cold start, s, all cores",
+    }
+    caption = (
+        f"All cores: {measured(speed)} Cold start is the process `python inference.py samples/apple.png`; importing "
+        f"TensorFlow and Keras is {speed['import_s']:.1f} s of it."
+    )
+    if exports:
+        columns |= {"one_image_ms_one_core": "one image, ms, one core", "cold_start_s_one_core": "cold start, s, one core"}
+        names = {"Keras": shipped, "Keras, folded": f"{shipped}, folded", "ONNX": f"{shipped}, ONNX"}
+        for row in exports["rows"]:
+            name = names[row["form"]]
+            rows.setdefault(name, {"model": name})
+            rows[name] |= {f"{key}_one_core": row[key] for key in ("one_image_ms", "cold_start_s")}
+        caption += f"\nOne core: {measured(exports)} Importing TensorFlow takes {exports['import_s']:.1f} s there."
+    return "\n\n".join(["## Prediction speed", table(columns, list(rows.values())), caption])
+
+
+def exports(found: dict) -> str:
+    """Return the section about the exports' accuracy."""
+    columns = {
+        "form": "form",
+        "size_mb": "size, MB",
+        "top1_accuracy": "top-1, %",
+        "same_answers": "same top-1 as Keras, %",
+        "largest_difference": "largest difference of a probability",
+    }
+    caption = f"On {found['num_images']:,} images ({found['split']}); latency is in the table above. {measured(found)}"
+    return "\n\n".join(["## Exports", table(columns, found["rows"]), caption])
+
+
+def scaling(found: dict) -> str:
+    """Return the section about attention over the number of tokens: time and memory, one row per number of tokens."""
+    kinds = [(kind, mode) for mode in ("forward", "training_step") for kind in ("external", "self")]
+    columns = {f"{kind} {mode}": f"{kind}, {mode.replace('_', ' ')}" for kind, mode in kinds}
+    parts = ["## Attention over the number of tokens"]
+    for title, key, slope in (
+        ("tokens; time, ms", "milliseconds", "time"),
+        ("tokens; peak memory, MB", "megabytes", "memory"),
+    ):
+        rows = {}
+        for row in found["rows"]:
+            cells = rows.setdefault(row["tokens"], {"tokens": row["tokens"]})
+            cells[f"{row['attention']} {row['mode']}"] = row[key]
+        growth = {"tokens": "growth"}
+        for row in found["slopes"]:
+            growth[f"{row['attention']} {row['mode']}"] = None if row[slope] is None else f"N^{row[slope]:.2f}"
+        parts.append(table({"tokens": title, **columns}, [*rows.values(), growth]))
+    parts.append(
+        "One attention layer: batch 4, width 64, 8 heads, 16 slots, float32. A dash is out of memory; growth is fitted from "
+        f"1,024 tokens on. {measured(found)}"
+    )
+    return "\n\n".join(parts)
+
+
+def ablation(found: dict) -> str:
+    """Return the section about the ablation."""
+    first, other, rows = found["rows"][0], found["rows"][-1], []
+    for row in found["rows"]:
+        options = row["command"].removeprefix(first["command"]).strip()
+        shown = {"setting": row["setting"], "parameters": row["parameters"], "macs": f"{row['macs'] / 1e6:.1f}M"}
+        shown["options"] = f"`{options}`" if options else None
+        for key in ("top1", "top1_without_ema"):
+            accuracy, deviation = row["top1_accuracy" if key == "top1" else key], row[f"{key}_deviation"]
+            shown[key] = f"{100 * accuracy:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+        rows.append(shown)
+    columns = {"setting": "setting", "top1": "top-1, %", "top1_without_ema": "without EMA, %", "parameters": "parameters"}
+    columns |= {"macs": "MACs per image", "options": "options added"}
+    seeds = [", ".join(map(str, row["seeds"])) for row in (first, other)]
+    caption = (
+        f"`{first['command']}`, {first['epochs']} epochs. First row: mean ± standard deviation of seeds {seeds[0]}; others: "
+        f"one run with seed {seeds[1]}. The depthwise convolution is removed with its activation.\nMeasured on {found['dataset']} ({found['split']}). {measured(found)}"
+    )
+    return "\n\n".join(["## Ablation", table(columns, rows), caption])
+
+
+def evaluation(found: dict) -> str:
+    """Return the section about superclasses, confusions and calibration."""
+    columns = {"superclass": "superclass", "num_images": "images", "top1_accuracy": "top-1, %"}
+    columns["superclass_accuracy"] = "right superclass, %"
+    easiest, hardest = (
+        ", ".join(f"`{c['class']}` {100 * c['accuracy']:.0f}%" for c in found[key]) for key in ("easiest", "hardest")
+    )
+    bias = "under-confident" if found["mean_confidence"] < found["accuracy"] else "over-confident"
+    pairs = [
+        {"pair": " / ".join(f"`{c}`" for c in p["classes"]), "count": p["count"], "of": p["of"]} for p in found["confusions"]
+    ]
+    parts = [
+        "## Evaluation by superclass",
+        table(columns, found["rows"]),
+        f"{found['num_images']:,} images of {found['dataset']} ({found['split']}): top-1 {100 * found['accuracy']:.2f}%, "
+        f"right superclass {100 * found['superclass_accuracy']:.2f}%.\n{measured(found)}",
+        f"- Easiest classes: {easiest}.\n- Hardest classes: {hardest}.\n- Calibration: the model is {bias}. Its mean "
+        f"confidence is {100 * found['mean_confidence']:.1f}%, its expected calibration error ({found['bins']} bins) "
+        f"{100 * found['expected_calibration_error']:.1f}%.",
+        table({"pair": "most confused pairs", "count": "confused", "of": "images of both"}, pairs),
+    ]
+    return "\n\n".join(parts)
+
+
+def render(folder=HERE, checksum: str | None = None) -> str:
+    """Return the text of README.md.
+
+    Sections that depend on the weights stand between `<!-- weights CHECKSUM -->` and `<!-- end -->`.
+
+    Args:
+        folder: where the JSON files are.
+        checksum: leave out what was measured on weights with another checksum; None keeps everything.
+
+    Raises:
+        UserError: a JSON file is damaged.
+    """
+    found = {name: read_json(path) for name in SECTIONS if (path := Path(folder, f"{name}.json")).is_file()}
+    if checksum is not None:
+        found = {name: values for name, values in found.items() if values.get("checksum", checksum) == checksum}
+    sections = [INTRODUCTION.rstrip()]
+    for name, values in found.items():
+        try:
+            section = prediction(values, found.get("exports")) if name == "predict_speed" else SECTIONS[name](values)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UserError(f"{name}.json: damaged ({error!r}); `python benchmarks/{name}.py` writes it") from error
+        if mark := values.get("checksum"):
+            section = f"<!-- weights {mark} -->\n{section}\n<!-- end -->"
+        sections.append(section)
+    return "\n\n".join(sections) + "\n"
+
+
+SECTIONS = {
+    "train_speed": train_speed,
+    "predict_speed": prediction,
+    "exports": exports,
+    "attention_scaling": scaling,
+    "ablation": ablation,
+    "evaluation": evaluation,
+}
+
+
+def write(folder=HERE) -> None:
+    """Write README.md from the JSON files in `folder`."""
+    write_text(Path(folder, "README.md"), render(folder))
+
+
+def main(argv=None) -> None:
+    """Parse the (empty) command line and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args(argv)
+    write()
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
