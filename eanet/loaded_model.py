@@ -102,7 +102,7 @@ def _block_settings(layers, dim, last) -> dict:
         norm=kind,
         final_norm=kind == "none" or "final_norm" in layers,
         norm_epsilon=norm.epsilon if norm else 1e-3,
-        activation=activation.activation.__name__ if activation else "gelu_tanh"  # that one is an operation, not a layer,
+        activation=activation.activation.__name__ if activation else "gelu_tanh",  # an operation, not a layer
         attention_dropout=rate("block_0_attention_dropout"),
         projection_dropout=rate("block_0_projection_dropout"),
         mlp_dropout=rate("block_0_mlp_dropout_1"),
