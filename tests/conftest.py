@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -89,6 +90,29 @@ def run_program(name, *args, env=None, timeout=300, stdin=None, **kwargs):
     )
 
 
+class MeanColour:
+    """A stand-in for a model, without Keras: red, green or blue, by the mean colour."""
+
+    config = tiny_config()
+
+    def predict_on_batch(self, batch):
+        """Return float32 probabilities (n, 3) of images (n, height, width, 3)."""
+        score = np.exp((np.asarray(batch).mean((1, 2)) - 128) / 20)
+        return (score / score.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def run_main(program, *args):
+    """Return the exit status of `python PROGRAM.py ARGS`, run in this process; `program` is the imported module."""
+    from eanet import cli
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{program.__name__}.py"])
+        try:
+            return cli.run(program.main, [str(arg) for arg in args])
+        except SystemExit as stop:  # from argparse
+            return stop.code
+
+
 def only_line(text):
     """Return `text` without its line end; it must be exactly one line."""
     assert text.endswith("\n") and text.count("\n") == 1, text
@@ -115,3 +139,47 @@ def tiny_folder(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tiny"
     save_pretrained_keras(tiny_model, folder, saved_model=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def colour_folder(tmp_path_factory):
+    """A tiny model whose classifier is fitted to the colour images, so that a wrong answer shows."""
+    import keras
+
+    from eanet.saving import save_pretrained_keras
+
+    model = modeling_eanet.build_eanet(tiny_config())
+    x, y = colour_images(64)
+    features = keras.Model(model.input, model.get_layer("pool").output).predict_on_batch(x)
+    features = np.c_[np.asarray(features), np.ones(len(x))]
+    wanted = 10 * np.eye(3)[y] - 5
+    kernel = np.linalg.solve(features.T @ features + 1e-3 * np.eye(features.shape[1]), features.T @ wanted)
+    model.get_layer("classifier").set_weights([kernel[:-1], kernel[-1]])
+    folder = tmp_path_factory.mktemp("colours") / "model"
+    save_pretrained_keras(model, folder, saved_model=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def colour_model(colour_folder):
+    """The model in `colour_folder`."""
+    return modeling_eanet.from_pretrained_keras(colour_folder)
+
+
+@pytest.fixture
+def most_alive(monkeypatch):
+    """A function that returns the largest number of results of `load_image` that existed at the same time."""
+    from eanet import images, predict
+
+    alive, most, load = [], 0, images.load_image
+
+    def spy(*args):
+        nonlocal most, alive
+        array = load(*args)
+        alive = [ref for ref in alive if ref() is not None] + [weakref.ref(array)]
+        most = max(most, len(alive))
+        return array
+
+    for module in (images, predict):
+        monkeypatch.setattr(module, "load_image", spy)
+    return lambda: most

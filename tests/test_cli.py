@@ -1,0 +1,192 @@
+"""eanet.cli: errors on one line, atomic writes, argument types, quiet imports."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, only_line
+
+from eanet import cli
+from eanet.cli import UserError
+
+# --------------------------------------------------------------------------------------------------------------- run
+
+
+def run(error, monkeypatch, status=None, **kwargs):
+    """Return what `cli.run` makes of a program that raises `error`, or returns `status`."""
+    monkeypatch.setattr(sys, "argv", ["/some/where/program.py"])
+
+    def main(argv):
+        if error is not None:
+            raise error
+        return status
+
+    return cli.run(main, **kwargs)
+
+
+class StatusOneError(UserError):
+    exit_status = 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (UserError("a: is bad"), 2, "a: is bad"),
+        (StatusOneError("the Hub"), 1, "the Hub"),
+        (FileNotFoundError(2, "No such file", "x.png"), 2, "[Errno 2] No such file: 'x.png'"),
+        (UserError("two\nlines,   \x1b[31m and \udcff"), 2, "two lines, \\x1b[31m and \\udcff"),
+    ],
+    ids=["UserError", "own exit status", "OSError", "control characters"],
+)
+def test_expected_error_is_one_line(error, status, message, monkeypatch, capsys):
+    assert run(error, monkeypatch) == status
+    out, err = capsys.readouterr()
+    assert out == "" and only_line(err) == f"program.py: error: {message}"
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), TypeError("bug"), KeyError("bug"), ImportError("bug"), RuntimeError()])
+def test_programming_error_propagates(error, monkeypatch):
+    with pytest.raises(type(error)) as raised:
+        run(error, monkeypatch)
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(("value", "shown"), [("1", True), ("0", False), ("", False)])
+def test_eanet_debug_shows_the_traceback(value, shown, monkeypatch, capsys):
+    monkeypatch.setenv("EANET_DEBUG", value)
+    assert run(UserError("a: is bad"), monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert err.endswith("program.py: error: a: is bad\n") and ("Traceback" in err and "in main" in err) == shown
+
+
+def test_interrupt_is_130(monkeypatch, capsys):
+    assert run(KeyboardInterrupt(), monkeypatch, interrupted="stopped; nothing was written") == 130
+    assert capsys.readouterr().err == "\nprogram.py: stopped; nothing was written\n"
+
+
+@pytest.mark.parametrize(("returned", "status"), [(None, 0), (0, 0), (1, 1)])
+def test_status_of_main_is_returned(returned, status, monkeypatch):
+    assert run(None, monkeypatch, status=returned) == status
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+def test_atomic_path_replaces_the_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with cli.atomic_path(path) as temporary:
+        assert temporary.parent == tmp_path and temporary != path
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_path_leaves_the_file_after_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), cli.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        1 / 0  # noqa: B018
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_json_and_text_are_written_atomically(tmp_path):
+    cli.write_json(tmp_path / "a.json", {"b": [1, "größe"]})
+    assert cli.read_json(tmp_path / "a.json") == {"b": [1, "größe"]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        cli.write_json(tmp_path / "a.json", float("nan"))
+    assert cli.read_json(tmp_path / "a.json") == {"b": [1, "größe"]}
+    cli.write_text(tmp_path / "a.txt", "größe\n")
+    assert (tmp_path / "a.txt").read_bytes() == "größe\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such file"),
+        (b"{", "not JSON"),
+        (b"", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 99999, "not JSON"),
+    ],
+    ids=["missing", "cut short", "empty", "not text", "too deep"],
+)
+def test_bad_json_file_is_named(content, says, tmp_path):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/a.json: {says}") as error:
+        cli.read_json(tmp_path / "a.json")
+    assert "\n" not in str(error.value)
+
+
+def test_temporary_folder_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), cli.temporary_folder(tmp_path, prefix=".x-") as folder:
+        (folder / "a").mkdir()
+        assert folder.parent == tmp_path and folder.name.startswith(".x-")
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- text, arguments
+
+
+def test_printable_is_one_line_without_control_characters():
+    assert cli.printable("größe 猫 🐈") == "größe 猫 🐈"
+    assert cli.printable("a\nb\x1b\r\udcff\u2028") == "a\\nb\\x1b\\r\\udcff\\u2028"
+
+
+@pytest.mark.parametrize(("message", "line"), [("\n  a \nb", "a"), ("", "ValueError")])
+def test_first_line_of_an_error(message, line):
+    assert cli.first_line(ValueError(message)) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("positive_int", ["1", "64"], ["0", "-1", "1.5", "many", ""]),
+        ("seed", ["0", "4294967295"], ["-1", "4294967296", "x"]),
+        ("fraction", ["0", "0.999"], ["1", "-0.1", "nan", "x"]),
+        ("closed_fraction", ["0", "1"], ["1.001", "-0.1", "nan"]),
+        ("positive_float", ["0.1", "1e9"], ["0", "-1", "inf", "nan"]),
+        ("non_negative_float", ["0", "1e9"], ["-1", "inf", "nan"]),
+    ],
+)
+def test_argument_types_name_the_value(name, good, bad, capsys):
+    parse = getattr(cli, name)
+    for text in good:
+        assert parse(text) == float(text)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not a"):
+            parse(text)
+
+
+def test_missing_package_says_how_to_get_it(monkeypatch):
+    assert cli.require("json", "unused") is json
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="^onnx is not installed; `pip install onnx`$"):
+        cli.require("onnx", "`pip install onnx`")
+
+
+# ----------------------------------------------------------------------------------------------------------- silence
+
+
+@pytest.mark.parametrize("before", ["", "sys.stderr.close(); os.close(2)"], ids=["open", "closed stderr"])
+def test_tensorflow_is_imported_silently(before):
+    code = f"""
+import os, sys
+{before}
+sys.path.insert(0, {str(ROOT)!r})
+from eanet.cli import quiet_tensorflow
+quiet_tensorflow(); quiet_tensorflow()
+import keras, tensorflow as tf
+keras.Sequential([keras.layers.Dense(1)]).predict(tf.zeros((1, 2)), verbose=0)
+os.write(1, b"done")
+os.write(2, b"heard") if {not before} else None
+"""
+    env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {"KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done", "" if before else "heard")
