@@ -1,107 +1,131 @@
-"""Short runs that show what each choice of the flagship is worth, on the hold-out; writes ablation.md and ablation.json.
+"""Measure what each choice of the flagship's architecture is worth, in short runs on the hold-out.
 
     python benchmarks/ablation.py --data cifar-100-dev.tar.gz
 
-Every run is one of train.py in runs/ablation/<name>; stopped, the same command goes on. The first row is the flagship with
-several seeds, which says how far chance goes. Each other row differs from it in what it names and in nothing else; with the
-depthwise convolution goes its activation. "Without EMA" are the last weights of the same run instead of their average.
+Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. The first row is the flagship with
+several seeds, which shows the spread. Each other row changes what it names and nothing else. "Without EMA" are the last
+weights of the same run instead of their moving average.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 import numpy as np
 
+from eanet.cli import positive_int, read_json, run
+from eanet.data import check_data_path
+
 EPOCHS, SEEDS = 8, (0, 1, 2)
-ROWS = {
-    "flagship": [],
-    "one head with all the slots, 64 and 112, where the paper has one with 64": [
-        *("--set", "num_heads=[1,1]", "--set", "slots=[64,112]"),
-    ],
-    "bare 2x2 patches and a position embedding, as the Keras example": [
-        *("--set", "tokenizer=patch", "--set", "position_embedding=true"),
-    ],
-    "no depthwise convolution": ["--set", "depthwise_kernel=0"],
-    "layer norm, as the Keras example": ["--set", "norm=layer"],
+# Name of the run folders: what the row is called, and the options added to train.py.
+SETTINGS = {
+    "flagship": ("flagship", []),
+    "one-head": (
+        "one head with all 64 and 112 slots (the paper: one head, 64 slots)",
+        ["--set", "num_heads=[1,1]", "--set", "slots=[64,112]"],
+    ),
+    "patches": (
+        "2x2 patches and a position embedding (Keras example)",
+        ["--set", "tokenizer=patch", "--set", "position_embedding=true"],
+    ),
+    "no-depthwise": ("no depthwise convolution", ["--set", "depthwise_kernel=0"]),
+    "layer-norm": ("layer norm (Keras example)", ["--set", "norm=layer"]),
 }
 
 
-def run(setting: str, seed: int, options: list[str], args) -> dict:
-    """What one run measured, with its EMA and without it."""
-    name = f"{setting.split(',')[0].replace(' ', '-')}-{args.epochs}-{seed}"
-    folder = common.HERE.parent / "runs" / "ablation" / name
-    command = ["train.py", "--data", str(Path(args.data).resolve()), "--epochs", str(args.epochs), "--seed", str(seed)]
-    command += ["--precision", args.precision, *options, "--output", str(folder)]
-    done = subprocess.run([sys.executable, *command], cwd=common.HERE.parent, stdout=subprocess.PIPE, check=True)
-    results = json.loads(done.stdout)
-    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    results |= {"without EMA": without_ema(folder, args.data, seed), "images/s": statistics.median(history["images_per_s"])}
-    results["command"] = results["training"]["command"].rpartition(" --output")[0]
-    return results | {"config": json.loads((folder / "config.json").read_text(encoding="utf-8"))}
-
-
-def without_ema(folder: Path, data: str, seed: int) -> float:
-    """Accuracy of the last weights in a run's checkpoint; the statistics of their norms are measured as for its average."""
-    import train
-    from data import Batches
+def train_run(setting: str, seed: int, args) -> dict:
+    """Train one run, or resume it, and return its eval_results.json with "without_ema", "images_per_second" and "macs"."""
     from modeling_eanet import EANetConfig, build_eanet
 
-    config = EANetConfig.from_json_file(folder / "config.json")
-    dataset, recipe = common.cifar100(data, config), train._settings_of(folder)["recipe"]
-    model = build_eanet(config)
-    with np.load(folder / train.CHECKPOINT, allow_pickle=False) as arrays:
+    folder = common.ROOT / "runs" / "ablation" / f"{setting}-{args.epochs}-{seed}"
+    options = ["--epochs", args.epochs, "--seed", seed, "--precision", args.precision, *SETTINGS[setting][1]]
+    common.run_python("train.py", "--data", Path(args.data).resolve(), *options, "--output", folder)
+    results = read_json(folder / "eval_results.json")
+    speeds = read_json(folder / "history.json")["images_per_s"]
+    return results | {
+        "without_ema": accuracy_without_ema(folder, args.data),
+        "images_per_second": statistics.median(speeds),
+        "macs": common.macs(build_eanet(EANetConfig.from_json_file(folder / "config.json"))),
+    }
+
+
+def accuracy_without_ema(folder, data) -> float:
+    """Return the accuracy of the last weights in a run's checkpoint, with batch norm statistics recomputed for them.
+
+    Args:
+        folder: the run folder.
+        data: path of CIFAR-100.
+    """
+    from eanet.data import Batches, split_validation
+    from eanet.evaluation import evaluate
+    from eanet.run_dir import CHECKPOINT_FILE, read_settings
+    from eanet.trainer import FINAL_NORM_BATCHES, recalibrate_batch_norm
+    from modeling_eanet import EANetConfig, build_eanet
+
+    settings = read_settings(folder)
+    config, recipe = EANetConfig.from_dict(settings["config"]), settings["recipe"]
+    model, dataset = build_eanet(config), common.cifar100(data, config)
+    with np.load(Path(folder) / CHECKPOINT_FILE, allow_pickle=False) as arrays:
         model.set_weights([arrays[f"{i:04d}"] for i in range(len(model.weights))])
-    training, _ = dataset.carve_validation(recipe["validation_split"], seed)
-    batches = Batches(training, config.num_classes, recipe["batch_size"], seed)
-    train._measure_norms(model, batches, recipe["epochs"], train.LAST_NORM_BATCHES)
-    return train.evaluate(model, dataset.test)["accuracy"]
+    training, _ = split_validation(dataset, recipe["validation_split"], recipe["seed"])
+    batches = Batches(training, config.num_classes, recipe["batch_size"], recipe["seed"])
+    recalibrate_batch_norm(model, batches, recipe["epochs"], FINAL_NORM_BATCHES)
+    return evaluate(model, dataset.test)["accuracy"]
 
 
-def row(setting: str, options: list[str], args) -> tuple[list, str]:
-    """One row, and what it was measured on."""
-    from modeling_eanet import EANetConfig, build_eanet
+def row(setting: str, runs: list[dict]) -> dict:
+    """Return one row of the report.
 
-    seeds = SEEDS if setting == "flagship" else SEEDS[:1]
-    runs = [run(setting, seed, options, args) for seed in seeds]
-    cells = [
-        setting,
-        percent([r["accuracy"] for r in runs]),
-        percent([r["without EMA"] for r in runs]),
-        f"{runs[0]['model']['parameters']:,}",
-        f"{common.macs(build_eanet(EANetConfig.from_dict(runs[0]['config']))) / 1e6:.1f} M",
-        f"{statistics.median(r['images/s'] for r in runs):.0f}",
-        args.epochs,
-        ", ".join(map(str, seeds)),
-        f"`{runs[0]['command']}`",
-    ]
-    return cells, runs[0]["dataset"]["name"]
+    Args:
+        setting: a key of `SETTINGS`.
+        runs: results of `train_run`, one per seed.
+    """
+    first = runs[0]
+    accuracy, deviation = mean_and_deviation([r["accuracy"] for r in runs])
+    without_ema, without_ema_deviation = mean_and_deviation([r["without_ema"] for r in runs])
+    return {
+        "setting": SETTINGS[setting][0],
+        "top1_accuracy": accuracy,
+        "top1_deviation": deviation,
+        "top1_without_ema": without_ema,
+        "top1_without_ema_deviation": without_ema_deviation,
+        "parameters": first["model"]["parameters"],
+        "macs": first["macs"],
+        "images_per_second": statistics.median(r["images_per_second"] for r in runs),
+        "epochs": first["training"]["epochs"],
+        "seeds": [r["training"]["seed"] for r in runs],
+        "command": first["training"]["command"].partition(" --output")[0],
+    }
 
 
-def percent(accuracies: list[float]) -> str:
-    """The mean, and the sample standard deviation of several."""
-    deviation = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
-    return f"{100 * statistics.fmean(accuracies):.2f}{deviation} %"
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Return the mean, and the sample standard deviation or None for a single value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def main() -> None:
+def main(argv=None) -> None:
+    """Parse the arguments, train the runs and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
-    parser.add_argument("--epochs", type=common.whole, default=EPOCHS, help=f"of every run (default: {EPOCHS})")
+    parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
+    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"per run (default: {EPOCHS})")
     parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="as for train.py")
-    args = parser.parse_args()
-    common.check_data(args.data)
-    rows, measured_on = zip(*(row(setting, options, args) for setting, options in ROWS.items()), strict=True)
-    columns = ["setting", "top-1", "without EMA", "parameters", "MACs a picture", "images/s", "epochs", "seeds", "command"]
-    speed = "the median over the epochs of each run, whatever else the machine did; train_speed.md compares speeds"
-    common.report("ablation", columns, list(rows), measured_on=measured_on[0], images_per_second=speed)
+    args = parser.parse_args(argv)
+    check_data_path(args.data)
+    rows = []
+    for setting in SETTINGS:
+        runs = [train_run(setting, seed, args) for seed in (SEEDS if setting == "flagship" else SEEDS[:1])]
+        rows.append(row(setting, runs))
+    dataset = runs[0]["dataset"]
+    name = dataset["name"].removesuffix(f" ({dataset['note']})")
+    common.report("ablation", rows, dataset=name, split=dataset["note"] or dataset["split"])
 
 
 if __name__ == "__main__":
-    common.run(main)
+    sys.exit(run(main))

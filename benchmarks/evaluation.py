@@ -1,4 +1,4 @@
-"""What the shipped model gets right and wrong: accuracy per superclass, confusions, calibration.
+"""Evaluate the shipped model in detail: accuracy per superclass, confusions and calibration.
 
 python benchmarks/evaluation.py --data cifar-100-dev.tar.gz
 """
@@ -6,9 +6,16 @@ python benchmarks/evaluation.py --data cifar-100-dev.tar.gz
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 import numpy as np
+
+from eanet.cli import run
+from eanet.data import check_data_path
 
 # The 20 superclasses of https://www.cs.toronto.edu/~kriz/cifar.html
 SUPERCLASSES = {
@@ -36,30 +43,15 @@ SUPERCLASSES = {
 BINS = 15
 
 
-def calibration(confidence: np.ndarray, right: np.ndarray) -> tuple[float, list[dict]]:
-    """Expected calibration error (Guo et al. 2017, arXiv:1706.04599), over bins of the first answer's probability.
+def confusions(predicted: np.ndarray, y: np.ndarray, labels, count: int) -> list[dict]:
+    """Return the most confused pairs of classes, counted in both directions.
 
     Args:
-        confidence: (n,) probabilities of the first answers, 0 to 1.
-        right: (n,) whether they are right.
-
-    Returns:
-        The error, 0 to 1, and per bin that is not empty its bounds, count, mean confidence and accuracy.
+        predicted: (n,) class indices.
+        y: (n,) true class indices.
+        labels: class names.
+        count: number of pairs.
     """
-    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins, error = [], 0.0
-    for i in range(BINS):
-        there = index == i
-        if there.any():
-            mean, accuracy = float(confidence[there].mean()), float(right[there].mean())
-            error += there.mean() * abs(mean - accuracy)
-            bins.append({"from": i / BINS, "to": (i + 1) / BINS, "count": int(there.sum()), "confidence": mean,
-                         "accuracy": accuracy})  # fmt: skip
-    return float(error), bins
-
-
-def confusions(predicted: np.ndarray, y: np.ndarray, labels, count: int) -> list[dict]:
-    """The `count` pairs of classes, whichever of the two was the true one, that are taken for each other most often."""
     table = np.zeros((len(labels), len(labels)), int)
     np.add.at(table, (y, predicted), 1)
     pairs = np.triu(table + table.T, 1)
@@ -70,52 +62,74 @@ def confusions(predicted: np.ndarray, y: np.ndarray, labels, count: int) -> list
     ]
 
 
-def main() -> None:
+def superclass_results(predicted: np.ndarray, y: np.ndarray, labels) -> tuple[list[dict], dict]:
+    """Return the accuracies per superclass, best first, and the figures over all superclasses.
+
+    Args:
+        predicted: (n,) class indices.
+        y: (n,) true class indices.
+        labels: the 100 class names.
+    """
+    superclass = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
+    superclass = np.array([superclass[label] for label in labels])
+    counts = np.zeros((len(SUPERCLASSES), len(SUPERCLASSES)), int)
+    np.add.at(counts, (superclass[y], superclass[predicted]), 1)
+    rows = [
+        {
+            "superclass": name,
+            "num_images": int(counts[i].sum()),
+            "top1_accuracy": float((predicted == y)[superclass[y] == i].mean()),
+            "superclass_accuracy": float(counts[i, i] / counts[i].sum()),
+        }
+        for i, name in enumerate(SUPERCLASSES)
+    ]
+    facts = {
+        "superclass_accuracy": float(np.trace(counts) / counts.sum()),
+        "superclass_confusion": {"names": list(SUPERCLASSES), "counts": counts.tolist()},
+    }
+    return sorted(rows, key=lambda row: -row["top1_accuracy"]), facts
+
+
+def main(argv=None) -> None:
+    """Parse the arguments, evaluate and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
-    args = parser.parse_args()
+    parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
+    args = parser.parse_args(argv)
+    check_data_path(args.data)
 
-    from modeling_eanet import from_pretrained_keras, model_checksum, predict_probabilities
+    from eanet.evaluation import calibration_error
+    from eanet.predict import predict_probabilities
+    from eanet.saving import model_checksum
+    from modeling_eanet import from_pretrained_keras
 
-    model = from_pretrained_keras(common.HERE.parent)
+    model = from_pretrained_keras(common.ROOT)
     dataset = common.cifar100(args.data, model.config)
     split, labels = dataset.test, dataset.labels
     probabilities = predict_probabilities(model, split.x, 500)
-    predicted, right = probabilities.argmax(axis=1), probabilities.argmax(axis=1) == split.y
-    above = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
-    above = np.array([above[label] for label in labels])
-    confusion = np.zeros((len(SUPERCLASSES), len(SUPERCLASSES)), int)
-    np.add.at(confusion, (above[split.y], above[predicted]), 1)
-    rows = []
-    for i, name in enumerate(SUPERCLASSES):
-        there = above[split.y] == i
-        rows.append([name, int(there.sum()), float(right[there].mean()), float(confusion[i, i] / there.sum())])
-    rows.sort(key=lambda row: -row[2])
-    per_class = sorted((float(right[split.y == i].mean()), label) for i, label in enumerate(labels))
-    error, bins = calibration(probabilities.max(axis=1), right)
-    details = {
-        "hardest": [{"class": label, "accuracy": accuracy} for accuracy, label in per_class[:5]],
-        "easiest": [{"class": label, "accuracy": accuracy} for accuracy, label in per_class[:-6:-1]],
-        "confusions": confusions(predicted, split.y, labels, 8),
-        "bins": BINS,
-        "calibration": bins,
-        "superclass_confusion": {"names": list(SUPERCLASSES), "counts": confusion.tolist()},
-    }
+    predicted = probabilities.argmax(axis=1)
+    rows, superclasses = superclass_results(predicted, split.y, labels)
+    correct = predicted == split.y
+    classes = [{"class": label, "accuracy": float(correct[split.y == i].mean())} for i, label in enumerate(labels)]
+    classes.sort(key=lambda row: (row["accuracy"], row["class"]))
+    error, bins = calibration_error(probabilities, split.y, BINS)
     common.report(
         "evaluation",
-        ["superclass", "pictures", "top-1 accuracy", "some class of the right superclass"],
         rows,
-        details,
         checksum=model_checksum(model),
         dataset=dataset.name,
         split=split.note or split.name,
         num_images=len(split),
-        accuracy=float(right.mean()),
-        superclass_accuracy=float((above[predicted] == above[split.y]).mean()),
+        accuracy=float(correct.mean()),
         mean_confidence=float(probabilities.max(axis=1).mean()),
         expected_calibration_error=error,
+        hardest=classes[:5],
+        easiest=classes[:-6:-1],
+        confusions=confusions(predicted, split.y, labels, 8),
+        bins=BINS,
+        calibration=bins,
+        **superclasses,
     )
 
 
 if __name__ == "__main__":
-    common.run(main)
+    sys.exit(run(main))

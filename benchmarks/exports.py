@@ -1,9 +1,9 @@
-"""The exports of the shipped model beside Keras: size, agreement and accuracy on the hold-out, latency and cold start.
+"""Compare the exports of the shipped model with Keras: size, accuracy on the hold-out, latency and cold start.
 
     python benchmarks/exports.py --data cifar-100-dev.tar.gz
 
-Latency is of one picture after another, cold start of the whole process that classifies one; both on one core, so with one
-thread. The ONNX export is of the folded model. Cold start stands beside a process that imports TensorFlow and does no more.
+Latency is of single images, cold start of the process that classifies one; both on one core with one thread. The ONNX export
+is of the folded model.
 """
 
 from __future__ import annotations
@@ -11,75 +11,80 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 import numpy as np
+from predict_speed import SINGLES, time_predictions, time_processes
 
-SINGLES = 20
+from eanet.cli import UserError, positive_int, run
+from eanet.data import check_data_path
 
 
-def main() -> None:
+def forms() -> dict:
+    """Return the shipped model by form: Keras, folded, and ONNX.
+
+    Raises:
+        UserError: the ONNX file was exported from other weights.
+    """
+    from eanet.export import OnnxModel, find_onnx
+    from eanet.saving import checksum_matches
+    from modeling_eanet import fold, from_pretrained_keras
+
+    keras_model, path = from_pretrained_keras(common.ROOT), find_onnx(str(common.ROOT))
+    onnx_model = OnnxModel(path, threads=1)
+    if not checksum_matches(keras_model, onnx_model.checksum):
+        raise UserError(f"{path}: exported from other weights; `python -m eanet.export` writes it")
+    return {"Keras": keras_model, "Keras, folded": fold(keras_model), "ONNX": onnx_model}
+
+
+def main(argv=None) -> None:
+    """Parse the arguments, measure and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="CIFAR-100, as for train.py")
-    parser.add_argument("--rounds", type=common.whole, default=7)
-    args = parser.parse_args()
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; processes inherit it
+    parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
+    parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="default: 7")
+    args = parser.parse_args(argv)
+    check_data_path(args.data)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; child processes inherit it
 
-    from export import OnnxModel
-    from modeling_eanet import KERAS_FILES, ONNX_FILE, fold, from_pretrained_keras, model_checksum, predict_probabilities
+    from eanet.export import find_onnx
+    from eanet.predict import predict_probabilities
+    from eanet.saving import KERAS_FILES, model_checksum
 
-    root = common.HERE.parent
-    forms = {"Keras": from_pretrained_keras(root)}
-    forms |= {"Keras, folded": fold(forms["Keras"]), "ONNX": OnnxModel(root / ONNX_FILE, threads=1)}
-    if forms["ONNX"].checksum != model_checksum(forms["Keras"]):
-        raise ValueError(f"{ONNX_FILE}: is of other weights; `python export.py --format onnx` writes it anew")
-    sizes = {"Keras": KERAS_FILES, "Keras, folded": (), "ONNX": [ONNX_FILE]}
-    split = common.cifar100(args.data, forms["Keras"].config).test
-    predicted = {name: predict_probabilities(model, split.x, 500) for name, model in forms.items()}
-
-    def singles(model):
-        return lambda: [model.predict_on_batch(split.x[i : i + 1]) for i in range(SINGLES)]
-
-    runs = {name: singles(model) for name, model in forms.items()}
-    for run in runs.values():
-        run()
-    seconds = common.interleave(runs, args.rounds)
-
-    def start(*command):
-        return lambda: subprocess.run([sys.executable, *command], cwd=root, check=True, capture_output=True)
-
+    found = forms()
+    files = {"Keras": [common.ROOT / name for name in KERAS_FILES], "ONNX": [find_onnx(str(common.ROOT))]}
+    sizes = {form: sum(path.stat().st_size for path in paths) / 1e6 for form, paths in files.items()}
+    split = common.cifar100(args.data, found["Keras"].config).test
+    probabilities = {form: predict_probabilities(model, split.x, 500) for form, model in found.items()}
+    answers = {form: p.argmax(axis=1) for form, p in probabilities.items()}
+    seconds = time_predictions(found, split.x[:1], args.rounds)
     one = ("inference.py", "samples/apple.png")
-    starts = {"Keras": start(*one), "ONNX": start(*one, "--runtime", "onnx"), "import": start("-c", "import tensorflow")}
-    for run in starts.values():
-        run()
-    starts = {name: statistics.median(s) for name, s in common.interleave(starts, args.rounds).items()}
-
-    rows = []
-    for name in forms:
-        difference = np.abs(predicted[name] - predicted["Keras"]).max()
-        rows.append(
-            [
-                name,
-                sum((root / file).stat().st_size for file in sizes[name]) / 1e6 or "",
-                100 * float((predicted[name].argmax(1) == split.y).mean()),
-                100 * float((predicted[name].argmax(1) == predicted["Keras"].argmax(1)).mean()),
-                float(difference),
-                1000 * statistics.median(seconds[name]) / SINGLES,
-                starts.get(name, ""),
-            ]
-        )
-    columns = ["form", "MB", "top-1, %", "same first answer, %", "largest difference", "one picture, ms", "cold start, s"]
+    commands = {"Keras": one, "ONNX": (*one, "--runtime", "onnx"), "import": ("-c", "import tensorflow")}
+    starts = time_processes(commands, args.rounds)
+    rows = [
+        {
+            "form": form,
+            "size_mb": sizes.get(form),
+            "top1_accuracy": float((answers[form] == split.y).mean()),
+            "same_answers": float((answers[form] == answers["Keras"]).mean()),
+            "largest_difference": float(np.abs(probabilities[form] - probabilities["Keras"]).max()),
+            "one_image_ms": 1000 * statistics.median(seconds[form]) / SINGLES,
+            "cold_start_s": starts.get(form),
+        }
+        for form in found
+    ]
     common.report(
         "exports",
-        columns,
         rows,
-        details={"checksum": model_checksum(forms["Keras"])},
-        import_tensorflow_seconds=starts["import"],
-        pictures=f"{len(split):,} {split.name}",
+        preset=found["Keras"].config.preset_name,
+        import_s=starts["import"],
+        split=split.name,
+        num_images=len(split),
+        checksum=model_checksum(found["Keras"]),
     )
 
 
 if __name__ == "__main__":
-    common.run(main)
+    sys.exit(run(main))

@@ -1,7 +1,7 @@
-"""The Keras example "Image classification with EANet", written anew after its page, as plainly as it is there.
+"""A faithful reimplementation of the Keras example "Image classification with EANet".
 
-https://keras.io/examples/vision/eanet/: what our models are measured against. Its augmentation is a part of the model, its
-attention has four linear layers with biases, two transposes and an epsilon, and Keras chooses by itself whether to use XLA.
+https://keras.io/examples/vision/eanet/: the other models are compared with it. Its augmentation is part of the model,
+its attention has four linear layers with biases, two transposes and an epsilon, and Keras decides whether to use XLA.
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ from __future__ import annotations
 import keras
 from keras import layers, ops
 
-IMAGES, EPOCHS, BATCH = 40_000, 50, 128  # 50,000 less the fifth that validates
+IMAGES, EPOCHS, BATCH = 40_000, 50, 128  # 50,000 images, of which a fifth is for validation
 DIM, HEADS, COEFFICIENT, BLOCKS, MLP, DROPOUT = 64, 4, 4, 8, 64, 0.2
 
 
 class Patches(layers.Layer):
-    """2x2 patches, (batch, 256, 12)."""
+    """2x2 patches."""
 
     def call(self, x):
+        """Cut images (batch, 32, 32, 3) into patches."""
         x = ops.image.extract_patches(x, (2, 2), strides=(2, 2), dilation_rate=1, padding="valid")
         return ops.reshape(x, (-1, 256, 12))
 
@@ -30,10 +31,12 @@ class Embedding(layers.Layer):
         self.position = layers.Embedding(256, DIM)
 
     def call(self, x):
+        """Embed patches (batch, 256, 12) to tokens (batch, 256, DIM)."""
         return self.project(x) + self.position(ops.arange(256))
 
 
 def attention(x):
+    """External attention of tokens (batch, 256, DIM)."""
     heads, width = HEADS * COEFFICIENT, DIM // HEADS
     x = layers.Dense(DIM * COEFFICIENT)(x)
     x = ops.transpose(ops.reshape(x, (-1, 256, heads, width)), (0, 2, 1, 3))
@@ -47,6 +50,7 @@ def attention(x):
 
 
 def block(x):
+    """One transformer block on tokens (batch, 256, DIM)."""
     x = layers.Add()([x, attention(layers.LayerNormalization(epsilon=1e-5)(x))])
     y = layers.Dense(MLP, activation=ops.gelu)(layers.LayerNormalization(epsilon=1e-5)(x))
     y = layers.Dropout(DROPOUT)(y)
@@ -54,11 +58,15 @@ def block(x):
     return layers.Add()([x, y])
 
 
-def build(pictures=None):
-    """The example's model, compiled as there. `pictures` adapts the normalisation; without them it is the identity."""
+def build(images=None):
+    """Build the example's model, compiled as there.
+
+    Args:
+        images: (n, 32, 32, 3) to adapt the normalisation to; None leaves it the identity.
+    """
     normalise = layers.Normalization()
-    if pictures is not None:
-        normalise.adapt(pictures)
+    if images is not None:
+        normalise.adapt(images)
     augment = keras.Sequential(
         [
             normalise,

@@ -23,8 +23,8 @@ PERCENT = {"top1_accuracy", "superclass_accuracy", "same_answers"}  # keys of fr
 
 INTRODUCTION = """# Benchmarks
 
-Every script writes `<name>.json` (values, and the versions of the libraries) and then this file. Contenders take turns in one
-process and the figures are medians, because a shared machine is sometimes slow: read the ratios, and compare within a column.
+Every script writes `<name>.json` (values, and the versions of the libraries) and then this file. Contenders take turns in
+one process and figures are medians, because a shared machine is sometimes slow: read the ratios, compare within a column.
 "Keras example" is [Image classification with EANet](https://keras.io/examples/vision/eanet/), in `keras_io_example.py`.
 
 | command | measures |
@@ -180,7 +180,8 @@ def ablation(found: dict) -> str:
     seeds = [", ".join(map(str, row["seeds"])) for row in (first, other)]
     caption = (
         f"`{first['command']}`, {first['epochs']} epochs. First row: mean ± standard deviation of seeds {seeds[0]}; others: "
-        f"one run with seed {seeds[1]}. The depthwise convolution is removed with its activation.\nMeasured on {found['dataset']} ({found['split']}). {measured(found)}"
+        f"one run with seed {seeds[1]}. The depthwise convolution is removed with its activation.\n"
+        f"Measured on {found['dataset']} ({found['split']}). {measured(found)}"
     )
     return "\n\n".join(["## Ablation", table(columns, rows), caption])
 
