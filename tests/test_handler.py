@@ -1,15 +1,15 @@
-"""The Inference Endpoint."""
+"""handler.py, the Inference Endpoint."""
 
 import base64
-import io
 
 import numpy as np
 import pytest
-from conftest import colour_pictures
+from conftest import colour_images, encoded
 from PIL import Image
 
+from eanet.predict import classify
 from handler import EndpointHandler
-from modeling_eanet import classify, from_pretrained_keras
+from modeling_eanet import UserError
 
 
 @pytest.fixture(scope="module")
@@ -19,17 +19,19 @@ def handler(tiny_folder):
 
 @pytest.fixture(scope="module")
 def images():
-    return [Image.fromarray(picture) for picture in colour_pictures(3)[0]]
+    return [Image.fromarray(image) for image in colour_images(3)[0]]
 
 
 def as_bytes(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
+    return encoded(image, "PNG").read()
 
 
 def as_text(image):
     return base64.b64encode(as_bytes(image)).decode()
+
+
+def as_data_url(image):
+    return f"data:image/png;base64,{as_text(image)}"
 
 
 def same(answer, expected):
@@ -37,15 +39,15 @@ def same(answer, expected):
     np.testing.assert_allclose([p["score"] for p in answer], [p["score"] for p in expected], atol=1e-6)
 
 
-@pytest.mark.parametrize("form", [as_text, as_bytes, lambda image: image, lambda i: f"data:image/png;base64,{as_text(i)}"])
-def test_a_picture_in_every_form_gets_its_labels(form, handler, images, tiny_folder):
-    (expected,) = classify(from_pretrained_keras(tiny_folder), images[:1], top_k=5)
+@pytest.mark.parametrize("form", [as_text, as_bytes, as_data_url, lambda image: image])
+def test_image_in_every_form_gets_its_labels(form, handler, images):
+    (expected,) = classify(handler.model, images[:1], top_k=5)
     answer = handler({"inputs": form(images[0])})
     same(answer, expected)
     assert len(answer) == 3 and all(type(p["score"]) is float and type(p["label"]) is str for p in answer)
 
 
-def test_the_first_request_for_one_picture_traces_nothing(images, tiny_folder):
+def test_first_request_traces_nothing(images, tiny_folder):
     handler, traces = EndpointHandler(str(tiny_folder)), []
     call = handler.model.call
     handler.model.call = lambda *args, **kwargs: traces.append(1) or call(*args, **kwargs)
@@ -53,7 +55,7 @@ def test_the_first_request_for_one_picture_traces_nothing(images, tiny_folder):
     assert traces == []
 
 
-def test_a_batch_gets_a_list_each_in_order(handler, images):
+def test_batch_gets_a_list_per_image_in_order(handler, images):
     answers = handler({"inputs": [as_text(image) for image in images], "parameters": {"top_k": 1, "batch_size": 2}})
     assert len(answers) == 3
     for answer, image in zip(answers, images, strict=True):
@@ -68,8 +70,8 @@ def test_a_batch_gets_a_list_each_in_order(handler, images):
         ({}, ["payload", "inputs"]),
         ({"inputs": None}, ["inputs", "NoneType"]),
         ({"inputs": 7}, ["inputs", "int"]),
-        ({"inputs": []}, ["inputs", "0 pictures", "256"]),
-        ({"inputs": ["AAAA"] * 257}, ["inputs", "257 pictures"]),
+        ({"inputs": []}, ["inputs", "0 images", "256"]),
+        ({"inputs": ["AAAA"] * 257}, ["inputs", "257 images"]),
         ({"inputs": "no base64!"}, ["inputs", "base64"]),
         ({"inputs": "AAAA"}, ["inputs", "format"]),
         ({"inputs": b""}, ["inputs", "format"]),
@@ -80,18 +82,18 @@ def test_a_batch_gets_a_list_each_in_order(handler, images):
         ({"inputs": "x", "parameters": {"batch_size": "8"}}, ["parameters", "batch_size", "'8'"]),
     ],
 )
-def test_a_bad_payload_is_named_in_one_line(payload, words, handler):
-    with pytest.raises(ValueError) as error:
+def test_bad_payload_is_one_line_that_names_the_fault(payload, words, handler):
+    with pytest.raises(UserError) as error:
         handler(payload)
     message = str(error.value)
     assert all(word in message for word in words) and "\n" not in message
 
 
-def test_the_bad_picture_of_a_batch_is_named(handler, images):
-    with pytest.raises(ValueError, match=r"inputs\[1\]"):
+def test_bad_image_of_a_batch_is_named(handler, images):
+    with pytest.raises(UserError, match=r"inputs\[1\]"):
         handler({"inputs": [as_text(images[0]), as_text(images[1])[:40]]})
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+def test_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json"):
         EndpointHandler(str(tmp_path))
