@@ -1,22 +1,16 @@
 """EANet, an image classifier built on external attention, in Keras 3.
 
-The model in one file: configuration, graph, folding and loading. The graph consists of Keras' own layers and operations, so
-a saved model loads without this file. Images, prediction and saving are in the `eanet` package next to it.
+The model in one file: configuration, graph and loading. The graph consists of Keras' own layers and operations, so a saved
+model loads without this file. Images, prediction, folding and saving are in the `eanet` package next to it.
 
-    from modeling_eanet import from_pretrained_keras
-    model = from_pretrained_keras(".")                # a folder, or "user/name" on the Hugging Face Hub
-    model.predict(images)                             # uint8 or float (n, 32, 32, 3), 0-255, to (n, 100) probabilities
+    model = from_pretrained_keras(".")     # a folder, or "user/name" on the Hugging Face Hub
+    model.predict(images)                  # uint8 or float (n, 32, 32, 3), 0-255, to (n, 100) probabilities
 
 External attention (Guo et al. 2021, https://arxiv.org/abs/2105.02358) lets N tokens attend to S learned memory slots
 instead of to each other: O(N) instead of O(N^2). The paper normalises the logits l (N, S) twice, softmax over the tokens,
 then L1 over the slots. Both together are one softmax, with no epsilon and no lost mass on peaky logits:
 
     A = L1_S(softmax_N(l)) = softmax_S(l - logsumexp_N(l))
-
-References:
-    Guo et al. 2021, "Beyond Self-attention: External Attention using Two Linear Layers for Visual Tasks".
-    The Keras example "Image classification with EANet": https://keras.io/examples/vision/eanet/
-    Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images" (CIFAR-100).
 """
 
 from __future__ import annotations
@@ -27,8 +21,6 @@ import json
 import math
 import os
 from pathlib import Path
-
-import numpy as np
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
@@ -51,10 +43,10 @@ class _Lazy:
     """A module imported when first used: Keras takes seconds, and reading a configuration should not."""
 
     def __init__(self, name):
-        self._name = name
+        self.name = name
 
-    def __getattr__(self, name):
-        return getattr(importlib.import_module(self._name), name)
+    def __getattr__(self, attribute):
+        return getattr(importlib.import_module(self.name), attribute)
 
 
 keras, layers, ops = _Lazy("keras"), _Lazy("keras.layers"), _Lazy("keras.ops")
@@ -88,7 +80,7 @@ class EANetConfig:
     depths: tuple[int, ...] = (2, 3)  # number of blocks
     num_heads: tuple[int, ...] = (8, 8)  # heads of external attention
     slots: tuple[int, ...] = (8, 14)  # memory slots S per head
-    shared_memory: bool = False  # True: the paper's form; False: its neighbouring linear maps multiplied, see `fold`
+    shared_memory: bool = False  # True: the paper's form; False: its neighbouring linear maps multiplied (eanet.folding)
     head_dims: tuple[int, ...] = (8, 14)  # query width per head; used only with shared_memory
     mlp_ratio: float = 2.0  # hidden width of the MLP divided by the token width
     depthwise_kernel: int = 3  # side of the depthwise convolution in each block's MLP; 0 for none
@@ -162,20 +154,18 @@ class EANetConfig:
 
     def to_dict(self) -> dict:
         """Return the settings as JSON types: the top of `config.json`."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         settings = {"model_type": "eanet"}
-        for name, value in fields.items():
-            settings[name] = list(value) if isinstance(value, tuple) else value
-            if name == "id2label":
-                settings[name] = {str(index): label for index, label in value.items()}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            settings[field.name] = list(value) if isinstance(value, tuple) else value
+            if field.name == "id2label":
+                settings["id2label"] = {str(index): label for index, label in value.items()}
                 settings["input_range"] = [0.0, 255.0]  # tells readers of the file the scale; not a setting
         return {**settings, "label2id": self.label2id}
 
     @classmethod
     def from_dict(cls, settings: dict) -> EANetConfig:
-        """Invert `to_dict`.
-
-        Fields that an older file does not have take their defaults; other keys (Keras' half of `config.json`) are ignored.
+        """Invert `to_dict`. Missing fields take their defaults, so that older files load; Keras' keys are ignored.
 
         Raises:
             UserError: `model_type` is not "eanet", the class names are missing, or a setting is invalid.
@@ -267,10 +257,8 @@ def _checked_labels(labels) -> dict[int, str]:
         raise UserError("id2label: must be a list of names, or map whole numbers to names") from None
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
         raise UserError(f"id2label: {len(labels)} keys; must be 0 to num_classes - 1, at least two classes")
-    if not all(isinstance(label, str) and label for label in labels.values()):
-        raise UserError("id2label: every label must be a text that is not empty")
-    if len(set(labels.values())) < len(labels):
-        raise UserError("id2label: two classes have the same label")
+    if not all(isinstance(label, str) and label for label in labels.values()) or len(set(labels.values())) < len(labels):
+        raise UserError("id2label: every label must be a text that is not empty, and no two the same")
     return dict(sorted(labels.items()))
 
 
@@ -374,14 +362,10 @@ def _block(x, config, stage, name, drop_path):
     _, side, _, dim = x.shape
     y = _norm(config, f"{name}_norm_1")(x)
     y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
+    head_dim = config.head_dims[stage] if config.shared_memory else None
+    dropout = dict(attention_dropout=config.attention_dropout, projection_dropout=config.projection_dropout)
     y = external_attention(
-        y,
-        heads=config.num_heads[stage],
-        slots=config.slots[stage],
-        head_dim=config.head_dims[stage] if config.shared_memory else None,
-        attention_dropout=config.attention_dropout,
-        projection_dropout=config.projection_dropout,
-        name=name,
+        y, heads=config.num_heads[stage], slots=config.slots[stage], head_dim=head_dim, name=name, **dropout
     )
     y = layers.Reshape((side, side, dim), name=f"{name}_grid")(y)
     y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
@@ -414,8 +398,7 @@ def _patch_tokens(x, config):
 
 def _conv_tokens(x, config):
     """Overlapping 3x3 convolutions, one at full size and one per halving down to patch_size: (batch, side, side, dim)."""
-    dim = config.embed_dims[0]
-    halvings = config.patch_size.bit_length() - 1
+    dim, halvings = config.embed_dims[0], config.patch_size.bit_length() - 1
     x = layers.Conv2D(dim // 2 if halvings else dim, 3, padding="same", name="stem_0")(x)
     for i in range(1, halvings + 1):
         x = _activation(config, f"stem_{i - 1}_activation")(x)
@@ -448,94 +431,13 @@ def _dropout(rate, name, **kwargs):
     return layers.Dropout(rate, name=name, **kwargs) if rate > 0 else lambda x: x
 
 
-# Folding --------------------------------------------------------------------------------------------------------------
-
-
-def fold(model, config=None):
-    """Return the same function with fewer and larger matrix products.
-
-    Nothing nonlinear stands between the query projection and the memory keys, nor between the memory values and the output
-    projection, so each pair is one matrix:
-
-        W_key[:, h, :] = W_q[:, h, :] M_k        W_value[h, :, :] = M_v W_o[h, :, :]
-
-    Rows of the attention sum to 1, so the bias of M_v goes into the output bias. At inference a BatchNormalization is a
-    scale and a shift per channel, which the neighbouring linear layer absorbs; a shift of the logits cancels in the token
-    softmax. Exact at inference (no dropout).
-
-    Args:
-        model: an EANet.
-        config: its EANetConfig; None for `model.config`, or, if it has none, what the layers tell.
-
-    Returns:
-        A new `keras.Model` whose config has `shared_memory=False`, and `norm="none"` instead of "batch".
-    """
-    config = config or getattr(model, "config", None) or _from_eanet("eanet.loaded_model", "config_of")(model)
-    norm = "none" if config.norm == "batch" else config.norm
-    folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm))
-    weights = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
-    if config.norm == "batch":
-        _fold_norms(weights, config)
-    for block, stage in enumerate(stage for stage, depth in enumerate(config.depths) for _ in range(depth)):
-        if config.shared_memory:
-            _fold_memory(weights, f"block_{block}", config.num_heads[stage], config.head_dims[stage])
-    for layer in folded.layers:
-        if layer.weights:
-            layer.set_weights(weights[layer.name])
-    return folded
-
-
-def _fold_norms(weights, config) -> None:
-    def scale_and_shift(norm):
-        gamma, beta, mean, variance = weights.pop(norm)
-        scale = gamma / np.sqrt(variance + config.norm_epsilon)
-        return scale, beta - mean * scale
-
-    def fold_before(norm, dense):
-        scale, shift = scale_and_shift(norm)
-        kernel, *bias = weights[dense]  # without a bias these are logits, in which a shift cancels
-        weights[dense] = [kernel * scale[:, None], *(b + shift @ kernel for b in bias)]
-
-    for block in range(sum(config.depths)):
-        fold_before(f"block_{block}_norm_1", f"block_{block}_{'query' if config.shared_memory else 'key'}")
-        fold_before(f"block_{block}_norm_2", f"block_{block}_mlp_1")
-    for stage in range(1, len(config.depths)):
-        scale, shift = scale_and_shift(f"downsample_{stage}_norm")
-        kernel, bias = weights[f"downsample_{stage}"]
-        weights[f"downsample_{stage}"] = [kernel * scale, bias * scale + shift]
-    if config.final_norm:
-        fold_before("final_norm", "classifier")
-
-
-def _fold_memory(weights, name, heads, width) -> None:
-    query = weights[f"{name}_query"][0].reshape(-1, heads, width)
-    (keys,), (values, value_bias) = weights[f"{name}_memory_key"], weights[f"{name}_memory_value"]
-    kernel, bias = weights[f"{name}_projection"]
-    dim, kernel = len(query), kernel.reshape(heads, width, -1)
-    weights[f"{name}_key"] = [np.einsum("dhc,cs->dhs", query, keys).reshape(dim, -1)]
-    values = np.einsum("sc,hcd->hsd", values, kernel).reshape(-1, dim)
-    weights[f"{name}_value"] = [values, bias + np.einsum("c,hcd->d", value_bias, kernel)]
-
-
-def deployment_form(model, config=None):
-    """Return `fold(model)` unless that would add parameters (a folded pair is larger where S > head_dim)."""
-    folded = fold(model, config)
-    return folded if folded.count_params() <= model.count_params() else model
-
-
 # Loading --------------------------------------------------------------------------------------------------------------
 
 
 def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path:
-    """Return the local folder of a model; `files` of a Hub repository are downloaded into the Hub's cache.
+    """Return the folder of a model: `name` itself, or the Hub's cache with `files` (patterns) of the repository `name`.
 
-    Args:
-        name: a folder, or "user/name" on the Hub.
-        files: names or patterns of the files to download.
-        hub_options: `revision`, `token`, `cache_dir`, `local_files_only` of `huggingface_hub.snapshot_download`.
-
-    Raises:
-        UserError: neither a folder nor a Hub repo id, or the download failed.
+    `hub_options` are those of `huggingface_hub.snapshot_download`. Raises UserError if neither is there.
     """
     folder, repo_id = Path(name), str(name)
     if folder.is_dir():
@@ -550,24 +452,15 @@ def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(files), **hub_options))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{repo_id}: not a local folder, and could not be downloaded from the Hub ({first_line(error)})"
-        ) from error
-
-
-def load_config(name) -> EANetConfig:
-    """Return the configuration of a model folder or Hub repository, without importing Keras. Raises UserError."""
-    return EANetConfig.from_json_file(model_folder(name, files=[CONFIG_FILE]) / CONFIG_FILE)
+        reason = f"could not be downloaded from the Hub ({first_line(error)})"
+        raise UserError(f"{repo_id}: not a local folder, and {reason}") from error
 
 
 def from_pretrained_keras(repo_id_or_directory, **hub_options):
-    """Load a model from a folder or from the Hugging Face Hub.
-
-    Builds the graph from `config.json` and loads `model.weights.h5`; only these two files are downloaded. Works with every
-    huggingface_hub from 0.36 on, including those without a `from_pretrained_keras` of their own.
+    """Load a model from a folder or from the Hugging Face Hub (huggingface_hub 0.36 and later).
 
     Args:
-        repo_id_or_directory: a folder, or "user/name".
+        repo_id_or_directory: a folder, or "user/name"; only `config.json` and `model.weights.h5` are downloaded.
         hub_options: `revision`, `token`, `cache_dir`, `local_files_only`, as in `huggingface_hub.snapshot_download`.
 
     Returns:
@@ -577,14 +470,18 @@ def from_pretrained_keras(repo_id_or_directory, **hub_options):
         UserError: a file is missing, damaged or cannot be downloaded, or the weights do not fit the configuration.
     """
     directory = model_folder(repo_id_or_directory, **hub_options)
-    config = EANetConfig.from_json_file(directory / CONFIG_FILE)
-    weights = directory / WEIGHTS_FILE
+    config, weights = EANetConfig.from_json_file(directory / CONFIG_FILE), directory / WEIGHTS_FILE
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; the folder does not hold a complete model")
-    model = build_eanet(config)
+    import h5py
+
+    model, arrays = build_eanet(config), []
     try:
         model.load_weights(weights)
-        _check_array_count(model, weights)
+        with h5py.File(weights, "r") as file:
+            file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
+        if len(arrays) != len(model.weights):  # Keras ignores arrays that the model does not have
+            raise ValueError(f"it holds {len(arrays)} arrays, the model {len(model.weights)}")
     except (OSError, RuntimeError) as error:
         raise UserError(f"{weights}: cannot be read, damaged or cut short ({first_line(error)})") from None
     except (ValueError, KeyError) as error:
@@ -592,39 +489,13 @@ def from_pretrained_keras(repo_id_or_directory, **hub_options):
     return model
 
 
-def _check_array_count(model, weights) -> None:
-    """Raise ValueError if the file holds more arrays than the model: Keras ignores the rest."""
-    import h5py
-
-    arrays = []
-    with h5py.File(weights, "r") as file:
-        file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
-    if len(arrays) != len(model.weights):
-        raise ValueError(f"it holds {len(arrays)} arrays, the model {len(model.weights)}")
-
-
-# Names that moved to the `eanet` package; they stay importable from here for one release.
-_MOVED = {
-    "eanet.images": ("load_image",),
-    "eanet.loaded_model": ("config_of",),
-    "eanet.predict": ("classify", "predict_probabilities", "top_predictions"),
-    "eanet.saving": ("KERAS_FILES", "SAVED_MODEL_FILES", "ONNX_FILE", "can_write_saved_model", "inference_copy",
-                     "dtype_policy", "model_checksum", "save_pretrained_keras"),
-    "eanet.cli": ("write_json",),
-}  # fmt: skip
-
-
-def _from_eanet(module: str, name: str):
+def __getattr__(name):
+    """Find names that moved to the `eanet` package; they stay importable from here for one release."""
     try:
-        return getattr(importlib.import_module(module), name)
+        if not name.startswith("_"):
+            return getattr(importlib.import_module("eanet"), name)
     except ModuleNotFoundError as error:
         if error.name != "eanet":
             raise
-        raise ImportError(f"{name} needs the eanet package: copy the folder eanet/ next to modeling_eanet.py") from None
-
-
-def __getattr__(name):
-    for module, names in _MOVED.items():
-        if name in names:
-            return _from_eanet(module, name)
+        raise AttributeError(f"{name} is in the eanet package: copy the folder eanet/ next to modeling_eanet.py") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

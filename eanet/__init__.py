@@ -8,11 +8,15 @@ classify(model, ["samples/apple.png"], top_k=3)     # [[{"label": "apple", "scor
 import importlib
 
 _HOME = {
-    "modeling_eanet": ("EANetConfig", "UserError", "build_eanet", "fold", "from_pretrained_keras"),
+    "modeling_eanet": ("EANetConfig", "UserError", "build_eanet", "from_pretrained_keras"),
+    "eanet.cli": ("write_json",),
+    "eanet.folding": ("deployment_form", "fold"),
     "eanet.images": ("load_image",),
+    "eanet.loaded_model": ("config_of", "load_config"),
     "eanet.predict": ("classify", "predict_probabilities", "top_predictions"),
-    "eanet.saving": ("model_checksum", "save_pretrained_keras"),
-}
+    "eanet.saving": ("KERAS_FILES", "ONNX_FILE", "SAVED_MODEL_FILES", "can_write_saved_model", "dtype_policy",
+                     "inference_copy", "model_checksum", "save_pretrained_keras"),
+}  # fmt: skip
 __all__ = [name for names in _HOME.values() for name in names]  # noqa: PLE0604
 
 

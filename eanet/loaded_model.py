@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import modeling_eanet
-from modeling_eanet import CONFIG_FILE, EANetConfig, UserError, attention_layer_name, from_pretrained_keras, load_config
+from modeling_eanet import CONFIG_FILE, EANetConfig, UserError, attention_layer_name, from_pretrained_keras, model_folder
+
+
+def load_config(name) -> EANetConfig:
+    """Return the configuration of a model folder or Hub repository, without importing Keras. Raises UserError."""
+    return EANetConfig.from_json_file(model_folder(name, files=[CONFIG_FILE]) / CONFIG_FILE)
 
 
 def config_of(model, config=None, *, labels: bool = False) -> EANetConfig:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import read_json, temporary_folder
+from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from modeling_eanet import (
     CONFIG_FILE,

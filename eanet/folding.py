@@ -1,0 +1,72 @@
+"""The deployment form: linear maps with nothing nonlinear between them multiplied into one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from eanet.loaded_model import config_of
+from modeling_eanet import build_eanet
+
+
+def fold(model, config=None):
+    """Return the same function with fewer and larger matrix products; exact at inference.
+
+    Nothing nonlinear stands between the query projection and the memory keys, nor between the memory values and the output
+    projection. Rows of the attention sum to 1, so the bias of M_v goes into the output bias. A BatchNormalization is a scale
+    and a shift per channel, which the neighbouring linear layer absorbs; the token softmax cancels a shift of the logits.
+
+        W_key[:, h, :] = W_q[:, h, :] M_k        W_value[h, :, :] = M_v W_o[h, :, :]
+
+    Args:
+        model: an EANet.
+        config: see `config_of`.
+
+    Returns:
+        A new `keras.Model` whose config has `shared_memory=False`, and `norm="none"` instead of "batch".
+    """
+    config = config_of(model, config)
+    norm = "none" if config.norm == "batch" else config.norm
+    folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm))
+    weights = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    if config.norm == "batch":
+        _fold_norms(weights, config)
+    for block, stage in enumerate(stage for stage, depth in enumerate(config.depths) for _ in range(depth)):
+        if config.shared_memory:
+            _fold_memory(weights, f"block_{block}", config.num_heads[stage], config.head_dims[stage])
+    for layer in folded.layers:
+        if layer.weights:
+            layer.set_weights(weights[layer.name])
+    return folded
+
+
+def _fold_norms(weights, config) -> None:
+    linear = {"norm_1": "query" if config.shared_memory else "key", "norm_2": "mlp_1"}
+    after = {f"block_{i}_{norm}": f"block_{i}_{linear[norm]}" for i in range(sum(config.depths)) for norm in linear}
+    after |= {"final_norm": "classifier"} if config.final_norm else {}
+    before = {f"downsample_{stage}_norm": f"downsample_{stage}" for stage in range(1, len(config.depths))}
+    for norm, layer in (after | before).items():
+        gamma, beta, mean, variance = weights.pop(norm)
+        scale = gamma / np.sqrt(variance + config.norm_epsilon)
+        shift, (kernel, *bias) = beta - mean * scale, weights[layer]
+        if norm in before:
+            weights[layer] = [kernel * scale, bias[0] * scale + shift]
+        else:  # a layer without a bias makes logits, in which a shift cancels
+            weights[layer] = [kernel * scale[:, None], *(b + shift @ kernel for b in bias)]
+
+
+def _fold_memory(weights, name, heads, width) -> None:
+    query = weights[f"{name}_query"][0].reshape(-1, heads, width)
+    (keys,), (values, value_bias) = weights[f"{name}_memory_key"], weights[f"{name}_memory_value"]
+    kernel, bias = weights[f"{name}_projection"]
+    dim, kernel = len(query), kernel.reshape(heads, width, -1)
+    weights[f"{name}_key"] = [np.einsum("dhc,cs->dhs", query, keys).reshape(dim, -1)]
+    values = np.einsum("sc,hcd->hsd", values, kernel).reshape(-1, dim)
+    weights[f"{name}_value"] = [values, bias + np.einsum("c,hcd->d", value_bias, kernel)]
+
+
+def deployment_form(model, config=None):
+    """Return `fold(model)` unless that would add parameters (a folded pair is larger where S > head_dim)."""
+    folded = fold(model, config)
+    return folded if folded.count_params() <= model.count_params() else model
