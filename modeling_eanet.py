@@ -287,7 +287,6 @@ def build_eanet(config: EANetConfig):
         A `keras.Model` with `config` attached as `model.config`. In: (batch, image_size, image_size, 3), uint8 or float,
         0-255. Out: (batch, num_classes), float32 probabilities.
     """
-
     scale = [1.0 / s for s in config.pixel_std]
     offset = [-m / s for m, s in zip(config.pixel_mean, config.pixel_std, strict=True)]
     inputs = keras.Input((config.image_size, config.image_size, 3), name="image")
@@ -329,7 +328,8 @@ def external_attention(x, *, heads, slots, head_dim=None, attention_dropout=0.0,
         heads: number of heads H.
         slots: memory slots S per head.
         head_dim: query width per head, for one memory shared by the heads; None for the folded form.
-        attention_dropout, projection_dropout: rates in [0, 1).
+        attention_dropout: rate in [0, 1).
+        projection_dropout: rate in [0, 1), of the output.
         name: prefix of the layer names; the layer `name + "_attention"` outputs the attention, (batch, N, H, S) float32.
 
     Returns:
@@ -437,7 +437,7 @@ def _dropout(rate, name, **kwargs):
 def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path:
     """Return the folder of a model: `name` itself, or the Hub's cache with `files` (patterns) of the repository `name`.
 
-    `hub_options` are those of `huggingface_hub.snapshot_download`. Raises UserError if neither is there.
+    `hub_options` go to `huggingface_hub.snapshot_download`. Raises UserError if neither is there.
     """
     folder, repo_id = Path(name), str(name)
     if folder.is_dir():

@@ -15,15 +15,7 @@ import numpy as np
 from eanet.cli import read_json, temporary_folder
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
-from modeling_eanet import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    UserError,
-    build_eanet,
-    deployment_form,
-    first_line,
-    from_pretrained_keras,
-)
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, UserError, build_eanet, first_line, from_pretrained_keras
 
 KERAS_FILES = (CONFIG_FILE, "metadata.json", WEIGHTS_FILE)
 SAVED_MODEL_FILES = ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables")
