@@ -1,0 +1,167 @@
+"""Errors of the Hub: what may pass is tried again, what stays becomes one line."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import re
+import sys
+import time
+
+from eanet.cli import UserError, first_line
+
+TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+ATTEMPTS, LONGEST_WAIT = 4, 300  # seconds
+TIMEOUT = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)  # seconds without a byte from the Hub
+TRANSIENT = (408, 425, 429)  # and 500 and above
+# The clients raise errors of requests, httpx or hf_xet; their class names tell more than their bases.
+CONNECTION_ERRORS = {"ConnectionError", "Timeout", "TimeoutException", "TransportError", "ChunkedEncodingError",
+                     "ProtocolError", "IncompleteRead", "LocalEntryNotFoundError"}  # fmt: skip
+
+
+class HubError(UserError):
+    """A request to the Hub failed. Exit status 1."""
+
+    exit_status = 1
+
+
+def with_retries(call, repo_id: str):
+    """Return `call()`, repeated with growing pauses while the Hub fails in a way that may pass.
+
+    Args:
+        call: function without arguments that can be run again from its start.
+        repo_id: "user/name", for messages.
+
+    Returns:
+        What `call` returns.
+
+    Raises:
+        HubError: the Hub refuses, or still fails at the last attempt.
+        UserError: HF_HUB_OFFLINE is set, and the cache does not have what was asked for.
+    """
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return call()
+        except UserError:
+            raise
+        except Exception as error:
+            status = status_of(error)
+            if status is None and not connection_failed(error):
+                raise  # nothing to do with the Hub
+            if HF_HUB_OFFLINE:
+                raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, and the cache does not have this") from None
+            _wait_or_raise(error, status, attempt, repo_id)
+
+
+def status_of(error) -> int | None:
+    """Return the HTTP status behind an error of a Hub client, or None."""
+    statuses = (getattr(getattr(e, "response", None), "status_code", None) for e in _chain(error))
+    return next((status for status in statuses if status is not None), None)
+
+
+def connection_failed(error) -> bool:
+    """Return True if the Hub could not be reached, or the connection broke."""
+    return bool(CONNECTION_ERRORS & {cls.__name__ for cause in _chain(error) for cls in type(cause).__mro__})
+
+
+def explain(error, status: int | None, repo_id: str) -> str:
+    """Return one line on what the Hub answered and what to do about it, without the token."""
+    messages = (getattr(e, "server_message", None) for e in _chain(error))
+    said = next(filter(None, messages), None) or first_line(error)
+    reasons = {
+        401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
+        403: f"the token has no right to do this (403); to push, it needs the role write for {repo_id.split('/')[0]}",
+        404: "no such repository or revision, or it is private (404); check the name and the revision",
+        409: "the Hub reports a conflict (409); run the same command again",
+        429: "the Hub reports too many requests (429)",
+        None: f"the connection to the Hub failed ({said})",
+    }
+    if status not in reasons and status >= 500:
+        return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
+    return without_token(f"{repo_id}: {reasons.get(status, f'the Hub refused ({status}: {said})')}")
+
+
+def notify(text: str) -> None:
+    """Print a line to standard error, below any progress bar and without the token."""
+    close_progress_bars()
+    print(without_token(text), file=sys.stderr)
+
+
+def without_token(text: str) -> str:
+    """Return `text` with every Hub token masked."""
+    from huggingface_hub import get_token
+
+    text = TOKEN.sub(b"hf_***", text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+    return text.replace(get_token() or "\0", "hf_***")
+
+
+def close_progress_bars() -> None:
+    """Close the progress bars that a failed client left open; they would print over the error."""
+    from tqdm import tqdm
+
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+
+
+def set_timeout() -> None:
+    """Turn a minute of silence from the Hub into a failed connection; by themselves the clients wait for ever."""
+    import huggingface_hub as hub
+
+    if not hasattr(hub, "configure_http_backend"):  # 1.0 and later: one httpx client
+        hub.get_session().timeout = TIMEOUT
+        return
+    import requests
+    from requests.adapters import HTTPAdapter
+
+    class Adapter(HTTPAdapter):
+        def send(self, request, **kwargs):
+            return super().send(request, **{**kwargs, "timeout": kwargs.get("timeout") or TIMEOUT})
+
+    def session():
+        made = requests.Session()
+        for scheme in ("https://", "http://"):
+            made.mount(scheme, Adapter())
+        return made
+
+    hub.configure_http_backend(session)
+
+
+def _wait_or_raise(error, status, attempt: int, repo_id: str) -> None:
+    asked = _retry_after(error)
+    wait = 2.0 ** (attempt - 1) if asked is None else asked
+    transient = status is None or status in TRANSIENT or status >= 500
+    if status is None and (xet := next(filter(None, map(_xet_status, _chain(error))), None)):
+        status, transient = xet, False  # hf_xet has retried for minutes already
+    if not transient or attempt == ATTEMPTS or wait > LONGEST_WAIT:
+        close_progress_bars()
+        later = f"; it asks to wait {wait:.0f} s, so try again then" if transient and wait > LONGEST_WAIT else ""
+        raise HubError(explain(error, status, repo_id) + later) from error
+    notify(f"{explain(error, status, repo_id)}; trying again in {wait:.0f} s")
+    time.sleep(wait)
+
+
+def _chain(error):
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _xet_status(error) -> int | None:
+    """hf_xet has no response to look at: "HTTP status client error (403 Forbidden)" is in its message."""
+    match = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error))
+    return int(match[1]) if match else None
+
+
+def _retry_after(error) -> float | None:
+    """Seconds that the Hub asks to wait; the header may also give a date."""
+    for cause in _chain(error):
+        value = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After")
+        if value and value.strip().isdigit():
+            return float(value)
+        if value:
+            with contextlib.suppress(ValueError, TypeError):
+                return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None

@@ -1,0 +1,286 @@
+"""Collect what goes up in a staging folder, and check that it belongs to one run and holds no secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import eanet
+from eanet.cli import UserError, first_line, read_json, write_json
+from eanet.hub.card_facts import sample_label
+from eanet.hub.errors import TOKEN
+from eanet.hub.provenance import checksum_of, drop_other_weights
+from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
+
+# The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
+TREE = Path(eanet.__file__).absolute().parent.parent
+RESULTS, HISTORY, CARD = "eval_results.json", "history.json", "README.md"
+# Everything that ever goes up, as patterns of paths. From the run's folder:
+ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
+             "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
+MEASURED = (RESULTS, HISTORY)
+LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
+FIGURES = ("figures/*.png", "figures/*.svg", "figures/figures.json")
+SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
+BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
+# From the folder of the code:
+LIBRARY = ("modeling_eanet.py", "eanet/**/*.py", "eanet/hub/templates/*.md")
+PROGRAMS = ("train.py", "inference.py", "push_to_hub.py", "handler.py", "export.py", "requirements*.txt", "pyproject.toml",
+            "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "examples/*.ipynb",
+            "tests/*.py", "tests/hub_server/*.py", "demo/*.html", "demo/*.js", "demo/*.css", "demo/*.md",
+            "demo/*.py")  # fmt: skip
+
+
+@dataclasses.dataclass
+class Staged:
+    """A staging folder and what is known of it.
+
+    Attributes:
+        folder: the staging folder; all that goes up but the card.
+        model: the Keras model in it.
+        results: content of its `eval_results.json`.
+        with_programs: False where eanet is installed without the repository, so that only the library is staged.
+    """
+
+    folder: Path
+    model: object
+    results: dict
+    with_programs: bool
+
+
+def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
+    """Copy what goes up, except for the card, into the empty `folder` and check that it belongs together.
+
+    Args:
+        run: folder of a finished run, or the repository itself.
+        folder: the staging folder.
+        tree: folder of the code.
+
+    Returns:
+        The `Staged` run. Figures and measurements of other weights are not in it.
+
+    Raises:
+        UserError: `run` has no complete run, files of different runs, a link, or a Hub token.
+    """
+    from modeling_eanet import from_pretrained_keras
+
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder")
+    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS))
+    _copy_onnx(run, folder)
+    with_programs = (tree / "pyproject.toml").is_file()
+    _copy(tree, folder, (*LIBRARY, *PROGRAMS) if with_programs else LIBRARY, cached=True)
+    _check_complete(run, folder)
+    results = read_results(folder, run)
+    model = from_pretrained_keras(folder)
+    _check_one_run(run, folder, results, model)
+    if with_programs and tree.absolute() != run.absolute():
+        _copy_shared(tree, folder, model)
+    drop_other_weights(folder, model)
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        check_no_token(file.read_bytes(), run / file.relative_to(folder))
+    return Staged(folder, model, results, with_programs)
+
+
+def check_no_link(root: Path, name: str, cached: bool = False) -> None:
+    """Refuse a link: it could bring along a file that is not listed.
+
+    Args:
+        root: the folder.
+        name: path of the file in it.
+        cached: accept the links of the Hub's cache, from snapshots/<commit>/ into blobs/.
+
+    Raises:
+        UserError: the file is a link, or in a folder that is one.
+    """
+    target, home = (root / name).resolve(), root.resolve()
+    blobs = home.parent.parent / "blobs"
+    if target != home / name and not (cached and home.parent.name == "snapshots" and blobs in target.parents):
+        raise UserError(f"{root / name}: is a link, or in a folder that is one; put the file itself there, or remove it")
+
+
+def check_no_token(content: bytes, name) -> None:
+    """Raise UserError if `content`, of the file `name`, holds a Hub token."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if TOKEN.search(content) or (token and token.encode() in content):
+        raise UserError(f"{name}: holds a Hub token; take it out, and revoke it if the file was ever shared")
+
+
+def read_results(folder: Path, run: Path | None = None) -> dict:
+    """Read `eval_results.json` and check that it has every key that the card is made of.
+
+    Args:
+        folder: where it is.
+        run: how messages name that folder.
+
+    Raises:
+        UserError: it is missing, damaged, or a key is missing.
+    """
+    keys = {
+        "dataset": ("id", "name", "split", "note"),
+        "model": ("preset", "parameters", "checksum"),
+        "training": tuple("command seed epochs num_images wall_time_s hardware date init_from final_loss".split()),
+        "versions": ("backend",),
+    }
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        missing = [key for key in ("accuracy", "top5_accuracy", "loss", "num_images", *keys) if key not in results]
+        for part, names in keys.items():
+            if not missing and results[part] is not None:
+                missing += [f"{part}.{name}" for name in names if name not in results[part]]
+    except (ValueError, TypeError):
+        missing = ["a JSON object"]
+    if missing:
+        raise UserError(
+            f"{run or folder}: {RESULTS} is damaged or from an older train.py: {missing[0]} is missing; the run's own "
+            "train.py command, given again, rewrites it"
+        )
+    return results
+
+
+def _copy(root: Path, folder: Path, patterns, cached: bool = False) -> None:
+    names = {path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern) if path.is_file()}
+    for name in sorted(names):
+        check_no_link(root, name, cached)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
+
+
+def _copy_onnx(run: Path, folder: Path) -> None:
+    """Copy the run's ONNX file to its place; runs of earlier versions have it at their top."""
+    for name in (ONNX_FILE, LEGACY_ONNX_FILE):
+        if (run / name).is_file():
+            check_no_link(run, name)
+            (folder / ONNX_FILE).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(run / name, folder / ONNX_FILE)
+            return
+
+
+def _copy_shared(tree: Path, folder: Path, model) -> None:
+    """Add what a run's folder lacks and the repository has: sample images, and measurements of the code."""
+    labels = set(model.config.id2label.values())
+    samples = [path for pattern in SAMPLES[:2] for path in tree.glob(pattern)]
+    if not any((folder / "samples").glob("*")) and samples and {sample_label(path.stem) for path in samples} <= labels:
+        _copy(tree, folder, SAMPLES, cached=True)
+    same_architecture = _architecture(tree) == _architecture(folder)
+    for pattern in (*BENCHMARKS, *FIGURES):
+        for path in tree.glob(pattern):
+            name = path.relative_to(tree).as_posix()
+            if not (folder / name).exists() and (same_architecture or path.stem != "architecture"):
+                _copy(tree, folder, [name], cached=True)
+    if checksum_of(tree) != checksum_of(folder):
+        for path in folder.glob("examples/*.ipynb"):
+            _clear_outputs(path)
+
+
+def _architecture(folder: Path) -> dict | None:
+    from modeling_eanet import EANetConfig
+
+    path = folder / "config.json"
+    return {**EANetConfig.from_json_file(path).to_dict(), "id2label": None} if path.is_file() else None
+
+
+def _clear_outputs(path: Path) -> None:
+    """Remove a notebook's outputs: they show what other weights predict."""
+    notebook = read_json(path)
+    for cell in notebook.get("cells", []):
+        if cell.get("cell_type") == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    write_json(path, notebook)
+
+
+def _check_complete(run: Path, folder: Path) -> None:
+    if not any((folder / name).exists() for name in KERAS_FILES):
+        raise UserError(f"{run}: holds no model; `python train.py --output {run}` trains one")
+    for name in (*KERAS_FILES, *SAVED_MODEL_FILES, RESULTS):
+        if not (folder / name).exists():
+            hint = f"`python train.py --export {run}` adds it" if name in SAVED_MODEL_FILES else "train it to its end"
+            raise UserError(f"{run}: {name} is missing; {hint}")
+
+
+def _check_one_run(run: Path, folder: Path, results: dict, model) -> None:
+    """Check that weights, SavedModel, ONNX file, results, history and logs are of one run."""
+    import numpy as np
+
+    same = functools.partial(_check_same, run)
+    same(checksum_matches(model, results["model"]["checksum"]), "model.weights.h5 with config.json", RESULTS)
+    size = model.config.image_size
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
+    expected = np.asarray(model(images))
+    formats = {"config.json's Keras half": _predict_keras, "the SavedModel": _predict_saved_model}
+    if (folder / ONNX_FILE).exists():
+        formats[ONNX_FILE] = functools.partial(_predict_onnx, model)
+    for name, predict in formats.items():
+        try:
+            predicted = predict(folder, images)
+        except ImportError:
+            print(f"{name} was not checked: the packages for it are not installed", file=sys.stderr)
+            continue
+        except Exception as error:  # the loaders raise anything on a damaged file
+            raise UserError(f"{run}: {name} cannot be loaded ({first_line(error)})") from None
+        same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
+    if (folder / HISTORY).is_file() and results["training"] is not None:
+        _check_history(run, folder, results["training"], same)
+
+
+def _check_history(run: Path, folder: Path, training: dict, same) -> None:
+    import numpy as np
+
+    try:
+        history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+        of_run = (len(history["loss"]), history["loss"][-1]) == (training["epochs"], training["final_loss"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise UserError(f"{run}: {HISTORY} is damaged") from None
+    same(of_run, HISTORY, RESULTS)
+    for split, key in (("train", "loss"), ("validation", "val_loss")):
+        for file in sorted((folder / "logs" / split).glob("*tfevents*")):
+            logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
+            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", HISTORY)
+
+
+def _check_same(run: Path, ok, name: str, other: str) -> None:
+    if not ok:
+        raise UserError(f"{run}: {name} and {other} are of different runs; bring the files of one run together")
+
+
+def _predict_keras(folder: Path, images):
+    import keras
+    import numpy as np
+
+    return np.asarray(keras.saving.load_model(folder)(images))
+
+
+def _predict_saved_model(folder: Path, images):
+    import tensorflow as tf
+
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    (probabilities,) = signature(tf.constant(images)).values()
+    return probabilities.numpy()
+
+
+def _predict_onnx(model, folder: Path, images):
+    """Return an empty array for a file made from another model."""
+    import numpy as np
+    import onnxruntime  # noqa: F401, an ImportError means that the file is not checked
+
+    from eanet.export import OnnxModel
+
+    exported = OnnxModel(folder / ONNX_FILE)
+    return exported.predict_on_batch(images) if checksum_matches(model, exported.checksum) else np.empty(0)
+
+
+def _logged(file: Path, tag: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            if value.tag == tag:
+                found.append(value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value)
+    return found

@@ -1,0 +1,315 @@
+"""Push a run to the Hub: one atomic commit of artefacts, code and card, in which nothing about other weights survives."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from eanet.cli import UserError, temporary_folder, write_text
+from eanet.hub.card import card_warnings, render_card, update_card
+from eanet.hub.card_facts import collect_facts
+from eanet.hub.download import pulled_digest, sha256
+from eanet.hub.errors import HubError, connection_failed, explain, set_timeout, status_of, with_retries
+from eanet.hub.front_matter import split_card
+from eanet.hub.provenance import FIGURES_RECORD, is_our_figure, parse_figures_record
+from eanet.hub.staging import ARTEFACTS, CARD, MEASURED, SAMPLES, Staged, check_no_link, check_no_token, stage_run
+from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
+
+# What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
+STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", "onnx/*.onnx", LEGACY_ONNX_FILE, FIGURES_RECORD,
+         "benchmarks/evaluation.*", "benchmarks/exports.*", "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
+# Files of earlier layouts of this repository, by their exact names.
+OLD_CODE = ("data.py", "training_form.py", "model_card.py", "card_regions.py", "card_template.md", "eanet_cifar100.ipynb",
+            "figures/draw.py", "samples/draw.py", "tests/apart.py", "tests/hub_server.py", "tests/test_hub.py",
+            "tests/test_data.py", "tests/test_train.py", "tests/test_inference.py")  # fmt: skip
+
+
+def push(
+    run: Path,
+    repo_id: str,
+    *,
+    revision: str = "main",
+    private: bool = False,
+    message: str | None = None,
+    new_card: bool = False,
+    dry_run: bool = False,
+) -> str:
+    """Push a run to the Hub in one commit.
+
+    Args:
+        run: folder of a finished run, or the repository itself.
+        repo_id: "user/name"; the repository is created if necessary.
+        revision: branch; created if necessary.
+        private: make a new repository private.
+        message: of the commit.
+        new_card: push the run's own card, or a new one, instead of updating the card on the Hub.
+        dry_run: change nothing and return what would be done.
+
+    Returns:
+        What was done, in several lines.
+
+    Raises:
+        UserError: the run does not belong together, its card is broken, or there is no login.
+        HubError: the Hub refuses or does not answer; it has the whole commit or none of it.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    set_timeout()
+    token = get_token()
+    if HF_HUB_OFFLINE and not dry_run:
+        raise UserError("HF_HUB_OFFLINE is set, and a push needs the Hub; unset it")
+    if token is None and not dry_run:
+        raise UserError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    if token and not token.isascii():
+        raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
+    with temporary_folder(prefix="eanet-push-") as folder:
+        print(f"checking {run} …", file=sys.stderr)
+        staged = stage_run(run, folder)
+        if not staged.with_programs:
+            print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
+        api = HfApi(library_name="eanet")
+        alone = dry_run and (HF_HUB_OFFLINE or token is None and not _is_public(api, repo_id))
+        if alone:
+            print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {repo_id} were new", file=sys.stderr)
+        job = _Push(None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run)
+        return with_retries(job.attempt, repo_id)
+
+
+def write_card(run: Path, repo_id: str) -> str:
+    """Bring the card in a run's folder up to date, or write a new one; the Hub is not asked.
+
+    Args:
+        run: folder of a finished run, or the repository itself.
+        repo_id: "user/name" that the card names.
+
+    Returns:
+        What was done, in one line.
+
+    Raises:
+        UserError: the run does not belong together, or its card is broken.
+    """
+    with temporary_folder(prefix="eanet-card-") as folder:
+        job = _Push(None, run, stage_run(run, folder), repo_id)
+        write_text(run / CARD, job.card(None))
+    return f"wrote {run / CARD}"
+
+
+def _is_public(api, repo_id: str) -> bool:
+    try:
+        return api.repo_exists(repo_id)
+    except Exception as error:
+        if status_of(error) is None and not connection_failed(error):
+            raise
+        return False
+
+
+class _Push:
+    """One push. `attempt` asks the Hub and can be run again: nothing that the Hub has is sent twice.
+
+    `api` is None for a dry run that asks nothing, as if the repository were new.
+    """
+
+    def __init__(self, api, run, staged: Staged, repo_id, revision="main", private=False, message=None, new_card=False,
+                 dry_run=False):  # fmt: skip
+        self.api, self.run, self.staged, self.repo_id, self.revision = api, run, staged, repo_id, revision
+        self.private, self.message, self.new_card, self.dry_run = private, message, new_card, dry_run
+        self.facts, self.onnx_tried, self.told = None, False, set()
+        self.changes = None  # of a commit that was attempted; it may have been made although no answer came
+
+    def attempt(self) -> str:
+        from huggingface_hub.constants import ENDPOINT
+
+        url = f"{ENDPOINT}/{self.repo_id}"
+        head, private = self._head() if self.api else (None, None)
+        if private is False and self.private:
+            raise UserError(f"{self.repo_id} is public already; it cannot be pushed as private; change that in its settings")
+        if head is None and not self.dry_run:
+            self._complete({}, None)
+            self.card(None)  # shows what is wrong with it before anything is created
+            self._create(exists=private is not None)
+            head, _ = self._head()
+        listing = self.api.list_repo_tree(self.repo_id, recursive=True, revision=head) if head else []
+        theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}  # files, not folders
+        self._complete(theirs, head)
+        old_card = self._old_card(head) if CARD in theirs else None
+        write_text(self.staged.folder / CARD, self.card(old_card))
+        ours = {p.relative_to(self.staged.folder).as_posix(): p for p in self.staged.folder.rglob("*") if p.is_file()}
+        sent = {name: path for name, path in sorted(ours.items()) if not _is_same(path, theirs.get(name))}
+        gone = [name for name in sorted(self._stale(theirs, head)) if name not in ours]
+        if self.dry_run:
+            return self._describe(ours, theirs, sent, gone, old_card, url)
+        if not sent and not gone and self.changes is None:
+            return f"{url} is up to date with {self.run}: nothing to push\ncommit {head}"
+        if sent or gone:
+            again = self.changes is not None
+            self.changes = [f"  {'changed' if name in theirs else 'new':8} {name}" for name in sent]
+            self.changes += [f"  {'deleted':8} {name}" for name in gone]
+            head = self._commit(sent, gone, head, again).oid
+        branch = f" (branch {self.revision})" if self.revision != "main" else ""
+        return "\n".join([f"pushed {self.run} to {url}{branch}", *self.changes, f"commit {head}"])
+
+    def card(self, theirs: str | None) -> str:
+        """Return the card to push: the Hub's brought up to date, or the run's own, or a new one.
+
+        The run's own comes first where it is an edited copy of the Hub's: pulled, then changed by hand.
+        """
+        if self.facts is None:
+            self.facts = collect_facts(self.staged.folder, self.staged.results, self.staged.model, self.repo_id)
+        own, path = None, self.run / CARD
+        if path.is_file():
+            check_no_link(self.run, CARD)
+            own = _decode(path.read_bytes(), path)
+        base, where = theirs, f"{CARD} of {self.repo_id} on the Hub"
+        if own is not None and (self.new_card or theirs is None or pulled_digest(self.run, CARD) == sha256(theirs.encode())):
+            base, where = own, str(path)
+        elif self.new_card:
+            base = None
+        text = render_card(self.facts) if base is None else update_card(base, self.facts, where)
+        check_no_token(text.encode(), where)
+        split_card(text, "the new card")
+        for line in card_warnings(text, self.facts, where) if base is not None else []:
+            self._tell(line)
+        if own not in (None, theirs) and base is theirs and not self._updates_to(own, text):
+            self._tell(f"the card on the Hub is kept; {path} is left out (--new-card takes it)")
+        return text
+
+    def _updates_to(self, own: str, text: str) -> bool:
+        """Return True if updating the card `own` gives exactly `text`."""
+        try:
+            return update_card(own, self.facts) == text
+        except UserError:  # it does not go up, so its faults do not matter
+            return False
+
+    def _tell(self, line: str) -> None:
+        if line not in self.told:
+            self.told.add(line)
+            print(line, file=sys.stderr)
+
+    def _head(self):
+        """Return (commit of the revision or None, whether the repository is private or None if there is none)."""
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        try:
+            info = self.api.model_info(self.repo_id, revision=self.revision)
+            return info.sha, bool(info.private)
+        except RevisionNotFoundError:
+            missing = 404
+        except RepositoryNotFoundError as error:
+            missing = 401 if status_of(error) == 401 else None
+        if missing == 404:
+            return None, bool(self.api.model_info(self.repo_id).private)
+        if missing == 401:  # also the Hub's answer to a bad token; this call tells them apart
+            self.api.whoami()
+        return None, None
+
+    def _create(self, exists: bool) -> None:
+        if not exists:
+            # None leaves it to the account: an organisation may make new repositories private.
+            self.api.create_repo(self.repo_id, private=self.private or None, exist_ok=True)
+        if self.revision != "main":
+            self.api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
+
+    def _download(self, name: str, head: str) -> Path:
+        return Path(self.api.hf_hub_download(self.repo_id, name, revision=head))
+
+    def _old_card(self, head: str) -> str:
+        return _decode(self._download(CARD, head).read_bytes(), f"{CARD} of {self.repo_id} on the Hub")
+
+    def _complete(self, theirs: dict, head: str | None) -> None:
+        """Add what the run lacks: an ONNX file of its weights, and the sample images on the Hub, for their answers."""
+        folder = self.staged.folder
+        if not (folder / ONNX_FILE).exists():
+            if ONNX_FILE in theirs:
+                found = self._download(ONNX_FILE, head)
+                if model_checksum(self.staged.model).encode() in found.read_bytes():
+                    (folder / ONNX_FILE).parent.mkdir(exist_ok=True)
+                    shutil.copyfile(found, folder / ONNX_FILE)
+                    self.facts = None
+            if not (folder / ONNX_FILE).exists() and not self.onnx_tried:
+                self.onnx_tried = True
+                export_if_possible(self.staged.model, folder / ONNX_FILE)
+        names = [name for name in theirs if name.count("/") == 1 and _matches(name, SAMPLES)]
+        if names and not any((folder / "samples").glob("*")):
+            (folder / "samples").mkdir(exist_ok=True)
+            for name in names:
+                shutil.copyfile(self._download(name, head), folder / name)
+            self.facts = None
+
+    def _stale(self, theirs: dict, head: str) -> list[str]:
+        record = parse_figures_record(self._download(FIGURES_RECORD, head).read_bytes()) if FIGURES_RECORD in theirs else {}
+        stale = [name for name in theirs if _matches(name, STALE) or is_our_figure(name, record)]
+        if self.staged.with_programs and "modeling_eanet.py" in theirs:
+            stale += [name for name in OLD_CODE if name in theirs]
+        return stale
+
+    def _commit(self, sent: dict, gone: list, head: str, again: bool):
+        """Make one atomic commit on top of `head` alone. `upload_folder` of newer clients may split a push into several."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        operations = [CommitOperationAdd(name, str(path)) for name, path in sent.items()]
+        operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+        message = self.message or f"Push {self.run.absolute().name or 'model'} with push_to_hub.py"
+        try:
+            return self.api.create_commit(
+                self.repo_id, operations, commit_message=message, revision=self.revision, parent_commit=head
+            )
+        except Exception as error:
+            status = status_of(error)
+            if status == 412 and again:
+                raise ConnectionError("the branch moved, perhaps by the previous attempt") from None  # look again
+            if status == 412:
+                raise HubError(
+                    f"{self.repo_id} has a newer commit than the one this push started from, and this push made none; "
+                    "run the same command again to push on top of it (--dry-run shows what would change)"
+                ) from None
+            if type(error) is ValueError and status is None:  # the Hub's verdict on the card
+                raise HubError(explain(error, 400, self.repo_id)) from None
+            raise
+
+    def _describe(self, ours, theirs, sent, gone, old_card, url) -> str:
+        lines = [f"dry run: {'one commit' if sent or gone else 'no commit'} to {url} (branch {self.revision})"]
+        for name, path in sorted(ours.items()):
+            state = "new" if name not in theirs else "changed" if name in sent else "unchanged"
+            lines.append(f"  {state:9} {path.stat().st_size:>10,} bytes  {name}")
+        lines += [f"  {'delete':9} {theirs[name].size:>10,} bytes  {name}" for name in gone]
+        new = (self.staged.folder / CARD).read_text(encoding="utf-8").splitlines()
+        old = (old_card or "").splitlines()
+        return "\n".join([*lines, *difflib.unified_diff(old, new, "card on the Hub", "card to push", lineterm="")])
+
+
+def export_if_possible(model, path: Path) -> bool:
+    """Write the ONNX export of `model` to `path`; where a package is missing, say so and return False."""
+    from eanet.export import export_onnx
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        export_onnx(model, path)
+    except UserError as error:
+        print(f"{ONNX_FILE} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def _decode(content: bytes, where) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+
+
+def _is_same(path: Path, file) -> bool:
+    if file is None:
+        return False
+    content = path.read_bytes()
+    if file.lfs is not None:
+        return file.lfs.sha256 == sha256(content)
+    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's name for it
+
+
+def _matches(name: str, patterns) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
