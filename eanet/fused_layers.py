@@ -1,7 +1,6 @@
-"""The form in which a model is trained: the same function of the same weights, in fewer passes over large tensors.
+"""Faster layers for training: the same function of the same weights in fewer passes over large tensors.
 
-`training_form` is to training what `modeling_eanet.fold` is to prediction. It swaps layers of Keras for the ones here, with
-the same weights in the same order. What is shipped is made of Keras' own layers (`modeling_eanet.inference_copy`).
+Only training uses them. What is saved is made of Keras' own layers (`eanet.saving.inference_copy`).
 """
 
 from __future__ import annotations
@@ -10,29 +9,30 @@ import keras
 from keras import layers, ops
 
 
-def training_form(model):
-    """`model` with the layers of this file where they are faster.
+def with_fused_layers(model):
+    """Copy a model with the layers of this module where they are faster.
 
-    - The paper's form of external attention has four linear maps, two before the memory's normalisation and two after it.
-      Nothing nonlinear stands between the two of a pair, so their kernels are multiplied first (small) and the tokens once.
-    - On TensorFlow without XLA, which would fuse them, batch norms and dropout have cheaper operations.
+    - With `shared_memory` external attention has four linear maps, two before the memory's normalisation and two after it.
+      Nothing nonlinear stands between the two of a pair, so the small kernels are multiplied first, and the tokens by the
+      product.
+    - On TensorFlow without XLA, batch norm and dropout get cheaper operations; XLA and JAX fuse Keras' own.
 
     Args:
-        model: of `build_eanet`.
+        model: from `build_eanet`.
 
     Returns:
-        A `keras.Model` with the weights of `model`, of which `get_weights` and `set_weights` have the same order.
+        A `keras.Model` with the same weights in the same order, so `get_weights` of one fits `set_weights` of the other.
     """
-    fuses = model.jit_compile or keras.backend.backend() != "tensorflow"
-    swaps = {} if fuses else {layers.BatchNormalization: FusedBatchNormalization, layers.Dropout: MaskedDropout}
+    compiler_fuses = model.jit_compile or keras.backend.backend() != "tensorflow"
+    swaps = {} if compiler_fuses else {layers.BatchNormalization: FusedBatchNormalization, layers.Dropout: FastDropout}
 
     def clone(layer):
         kind = type(layer)
-        if getattr(layer, "noise_shape", None) is None:  # drop_path draws one number a picture
+        if getattr(layer, "noise_shape", None) is None:  # drop_path draws one number per image
             kind = swaps.get(kind, kind)
         return kind.from_config(layer.get_config())
 
-    first = {}
+    first = {}  # block name: its query or value layer, until the other layer of the pair is called
 
     def call(layer, x, *args, **kwargs):
         name, _, part = layer.name.rpartition("_memory_") if "_memory_" in layer.name else layer.name.rpartition("_")
@@ -43,22 +43,24 @@ def training_form(model):
                 return x
             if part in ("key", "projection"):
                 shape = model.get_layer(f"{name}_heads").output.shape[2:]
-                pair = KeyPair if part == "key" else ValuePair
-                return pair(first[name], layer, shape, name=f"{name}_{part}_pair")(x)
+                pair = FusedKeyProjection if part == "key" else FusedValueProjection
+                return pair(first[name], layer, shape, name=f"{name}_fused_{part}")(x)
         return layer(x, *args, **kwargs)
 
-    form = keras.models.clone_model(model, clone_function=clone, call_function=call)
-    form.config, form.jit_compile = model.config, model.jit_compile
-    form.set_weights(model.get_weights())
-    return form
+    fused = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    fused.config, fused.jit_compile = model.config, model.jit_compile
+    fused.set_weights(model.get_weights())
+    return fused
 
 
-class KeyPair(layers.Layer):
-    """Tokens (batch, N, d) to logits (batch, N, H S): the query projection and the memory's keys, W_q M_k, as one matrix.
+class FusedKeyProjection(layers.Layer):
+    """Query projection and memory keys as one matrix, W_q M_k: tokens (batch, N, d) to logits (batch, N, H S).
 
     Args:
-        query, key: the layers, Dense(H c) and Dense(S), without bias.
-        shape: H and c, heads and the width of a head.
+        query: Dense(H c) without bias.
+        key: Dense(S) without bias.
+        shape: (H, c), number of heads and width of a head.
+        **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(self, query, key, shape, **kwargs):
@@ -66,22 +68,26 @@ class KeyPair(layers.Layer):
         self.query, self.key, self.shape = query, key, shape
 
     def build(self, input_shape):
+        """Build the two layers, in the order of the unfused model's weights."""
         self.query.build(input_shape)
         self.key.build((None, *self.shape))
 
     def call(self, x):
+        """Multiply the kernels, then the tokens."""
         kernel = ops.reshape(self.query.kernel, (-1, *self.shape))
         return ops.matmul(x, ops.reshape(ops.matmul(kernel, self.key.kernel), (x.shape[-1], -1)))
 
 
-class ValuePair(layers.Layer):
-    """Attention (batch, N, H, S) to tokens (batch, N, d): the memory's values and the output projection, M_v W_o, as one.
+class FusedValueProjection(layers.Layer):
+    """Memory values and output projection as one matrix, M_v W_o: attention (batch, N, H, S) to tokens (batch, N, d).
 
-    The bias of the values goes through the projection of every head, whatever the attention and its dropout are.
+    The bias of the values passes through every head's projection, whatever the attention and its dropout are.
 
     Args:
-        value, projection: the layers, Dense(c) and Dense(d), both with a bias.
-        shape: H and c, heads and the width of a head.
+        value: Dense(c) with a bias.
+        projection: Dense(d) with a bias.
+        shape: (H, c), number of heads and width of a head.
+        **kwargs: of `keras.layers.Layer`.
     """
 
     def __init__(self, value, projection, shape, **kwargs):
@@ -89,10 +95,12 @@ class ValuePair(layers.Layer):
         self.value, self.projection, self.shape = value, projection, shape
 
     def build(self, input_shape):
+        """Build the two layers, in the order of the unfused model's weights."""
         self.value.build(input_shape)
         self.projection.build((*input_shape[:2], self.shape[0] * self.shape[1]))
 
     def call(self, x):
+        """Multiply the kernels, then the attention."""
         out = ops.reshape(self.projection.kernel, (*self.shape, -1))
         kernel = ops.reshape(ops.einsum("sc,hcd->hsd", self.value.kernel, out), (-1, out.shape[-1]))
         bias = self.projection.bias + ops.matmul(self.value.bias, ops.sum(out, axis=0))
@@ -100,9 +108,10 @@ class ValuePair(layers.Layer):
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
-    """Trains by TensorFlow's one kernel; Keras takes ten passes or so, in float32 whatever the precision."""
+    """Batch norm in one TensorFlow kernel; Keras takes about ten passes, in float32 at any precision."""
 
     def call(self, inputs, training=None, mask=None):
+        """Normalise; at inference as Keras does."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
@@ -112,16 +121,17 @@ class FusedBatchNormalization(layers.BatchNormalization):
             x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
         count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
-        variance *= 1 - 1 / count  # the kernel's is that of a sample
-        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
+        variance *= 1 - 1 / count  # the kernel returns the unbiased estimate, Keras keeps the biased one
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
         return outputs
 
 
-class MaskedDropout(layers.Dropout):
-    """Draws 16 random bits a value, where Keras draws 32 and makes a float of them; the rate is exact to 1 in 65,536."""
+class FastDropout(layers.Dropout):
+    """Dropout from 16 random bits per value, where Keras draws a 32-bit float; the rate is exact to 1 in 65,536."""
 
     def call(self, inputs, training=False):
+        """Drop values in training."""
         if not training or self.rate == 0:
             return inputs
         import tensorflow as tf

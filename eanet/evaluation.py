@@ -1,0 +1,122 @@
+"""Accuracy, loss and calibration of a model, and the contents of eval_results.json."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from eanet.cli import UserError
+from eanet.data import Dataset, Split, load_dataset
+from eanet.machine import versions
+from eanet.predict import predict_probabilities
+from eanet.run_dir import RESULTS_FILE, recorded_training
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, from_pretrained_keras, load_config, model_folder
+
+BATCH_SIZE = 500
+
+
+def evaluate(model, split: Split) -> dict:
+    """Measure a model.
+
+    Args:
+        model: from `build_eanet`.
+        split: images and labels.
+
+    Returns:
+        "accuracy" and "top5_accuracy" (fractions; ties count against the model), "loss" (cross-entropy in nats) and
+        "num_images".
+    """
+    probabilities = predict_probabilities(model, split.x, min(BATCH_SIZE, len(split))).astype(np.float64)
+    true = probabilities[np.arange(len(split)), split.y]
+    rank = (~(probabilities < true[:, None])).sum(axis=1)  # number of classes at least as probable
+    return {
+        "accuracy": float((rank <= 1).mean()),
+        "top5_accuracy": float((rank <= 5).mean()),
+        "loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
+        "num_images": len(split),
+    }
+
+
+def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
+    """Compute the expected calibration error (Guo et al. 2017, arXiv:1706.04599) over bins of the top-1 probability.
+
+    Args:
+        probabilities: (n, classes).
+        y: (n,) class indices.
+        bins: number of bins of equal width.
+
+    Returns:
+        The error, 0 to 1; and "from", "to", "count", "confidence" (mean) and "accuracy" of every bin that is not empty.
+    """
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    error, rows = 0.0, []
+    for i in np.unique(index):
+        inside = index == i
+        mean, accuracy = float(confidence[inside].mean()), float(correct[inside].mean())
+        error += inside.mean() * abs(mean - accuracy)
+        bounds = {"from": int(i) / bins, "to": (int(i) + 1) / bins}
+        rows.append(bounds | {"count": int(inside.sum()), "confidence": mean, "accuracy": accuracy})
+    return float(error), rows
+
+
+def evaluation_results(model, dataset: Dataset, split: Split) -> dict:
+    """Measure a model and return the contents of eval_results.json, with None as "training".
+
+    Raises:
+        UserError: the model's probabilities are not finite.
+    """
+    from eanet.saving import model_checksum
+
+    measures = evaluate(model, split)
+    if not np.isfinite(measures["loss"]):
+        raise UserError("the model's probabilities are not finite; its weights are damaged")
+    name = f"{dataset.name} ({split.note})" if split.note else dataset.name
+    facts = {"preset": model.config.preset_name, "parameters": model.count_params(), "checksum": model_checksum(model)}
+    return {
+        **measures,
+        "dataset": {"id": dataset.id, "name": name, "split": split.name, "note": split.note},
+        "model": facts,
+        "training": None,
+        "versions": versions(),
+    }
+
+
+def evaluate_model(name, data, split: str = "test") -> dict:
+    """Measure a saved model on a data set with the same classes.
+
+    Args:
+        name: model folder or Hub repo id.
+        data: path of the data set, see `eanet.data.load_dataset`.
+        split: "train" or "test".
+
+    Returns:
+        The contents of eval_results.json; "training" is taken from the model's own, if it has one.
+
+    Raises:
+        UserError: no such model, data or split, or other classes than the model's.
+    """
+    folder = model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
+    config = load_config(folder)
+    dataset = load_dataset(data, config)
+    images = getattr(dataset, split)
+    if images is None:
+        raise UserError(f"split {split}: {data} has no such split")
+    if tuple(config.id2label.values()) != dataset.labels:
+        other = sorted(set(config.label2id) ^ set(dataset.labels)) or ["in another order"]
+        raise UserError(
+            f"data {data}: its classes are not those of {name} ({other[0]}); it must have all {config.num_classes} of them "
+            "and no other"
+        )
+    results = evaluation_results(from_pretrained_keras(folder), dataset, images)
+    return results | {"training": recorded_training(folder)}
+
+
+def summary(results: dict) -> str:
+    """Return the main figures of an eval_results.json in two lines."""
+    dataset, model = results["dataset"], results["model"]
+    measured_on = dataset["name"] if dataset["note"] else f"{dataset['name']}, {dataset['split']} split"
+    return (
+        f"top-1 {100 * results['accuracy']:.1f}%, top-5 {100 * results['top5_accuracy']:.1f}%, loss {results['loss']:.3f} "
+        f"on {results['num_images']:,} images of {measured_on}\n"
+        f"{model['parameters']:,} parameters, preset {model['preset']}"
+    )

@@ -1,0 +1,299 @@
+"""A run's folder: settings.json, the checkpoint, the TensorBoard log, and where its initial weights come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shlex
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from eanet.cli import UserError, atomic_path, first_line, read_json
+from eanet.data import Dataset, check_data_path, load_dataset
+from eanet.train_config import RECIPE_FIELDS, TrainConfig
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, load_config, model_folder
+
+SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
+RESULTS_FILE, HISTORY_FILE = "eval_results.json", "history.json"
+
+
+# Settings and lineage ---------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Run:
+    """A run that is ready to train.
+
+    Attributes:
+        config: its options.
+        settings: what settings.json holds: recipe, dataset, data_crc32, config, initial_weights_crc32,
+            parent_run.
+        dataset: the data, in memory.
+        initial_weights: folder of the model to load before the first epoch, or None.
+        resuming: whether the folder already holds this run.
+    """
+
+    config: TrainConfig
+    settings: dict
+    dataset: Dataset
+    initial_weights: Path | None
+    resuming: bool
+
+
+def prepare_run(config: TrainConfig) -> Run:
+    """Check the options against the run folder, the data and the parent run. Writes nothing and imports no TensorFlow.
+
+    Raises:
+        UserError: the folder holds another run or other files, the data is bad, or the validation split overlaps the
+            images that the initial weights were trained on.
+    """
+    check_data_path(config.data)
+    settings = _matching_settings(config)
+    resuming, initial = settings is not None, None
+    if config.init_from and not (config.output / CHECKPOINT_FILE).is_file():
+        initial = model_folder(config.init_from, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
+    if settings:
+        architecture = EANetConfig.from_dict(settings["config"])
+    else:
+        architecture = load_config(initial) if initial else EANetConfig.preset(config.preset, **(config.set or {}))
+    dataset = load_dataset(config.data, architecture)
+    checksum = dataset.train.checksum()
+    if not settings:
+        architecture = dataclasses.replace(architecture, id2label=dataset.labels)
+        settings = {"recipe": recipe_of(config), "dataset": dataset.name, "data_crc32": checksum}
+        settings["config"] = architecture.to_dict()
+        settings["initial_weights_crc32"] = weights_checksum(initial) if initial else None
+        settings["parent_run"] = recorded_training(initial) if initial else None
+    elif settings["data_crc32"] != checksum:
+        raise UserError(f"output {config.output}: holds a run on other data than {config.data}; use another folder")
+    _check_validation_split(config, settings)
+    return Run(config, settings, dataset, initial, resuming)
+
+
+def recipe_of(config: TrainConfig) -> dict:
+    """Return the options that must match to resume a run, without absolute paths."""
+    recipe = {name: getattr(config, name) for name in RECIPE_FIELDS}
+    return recipe | {"init_from": portable_path(config.init_from)}
+
+
+def read_settings(output) -> dict:
+    """Read settings.json of a run folder, by any version of train.py. Raises UserError if it is missing or damaged."""
+    path = Path(output) / SETTINGS_FILE
+    settings = read_json(path)
+    try:
+        EANetConfig.from_dict(settings["config"])
+        dict(settings["recipe"]), int(settings["data_crc32"]), dict(parent_run(settings) or {})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: damaged; use another folder") from None
+    return settings
+
+
+def recorded_training(folder) -> dict | None:
+    """Return "training" of a model folder's eval_results.json, or None."""
+    try:
+        training = json.loads((Path(folder) / RESULTS_FILE).read_text(encoding="utf-8"))["training"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return training if isinstance(training, dict) else None
+
+
+def parent_run(record: dict) -> dict | None:
+    """Return the record of the run whose weights a run began with; older records call it "begun_with"."""
+    return record.get("parent_run") or record.get("begun_with")
+
+
+def training_runs(training: dict) -> list[dict]:
+    """Return the runs that led to a model, oldest first, the last being `training` of its eval_results.json."""
+    runs = []
+    while training:
+        runs.insert(0, training)
+        training = parent_run(training)
+    return runs
+
+
+def weights_checksum(folder) -> str:
+    """Return the CRC-32 of the arrays in a model folder's weights file, in hexadecimal, without importing Keras."""
+    import h5py
+
+    path, checksum = Path(folder) / WEIGHTS_FILE, 0
+    names: list[str] = []
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+            for name in sorted(names):
+                checksum = zlib.crc32(np.ascontiguousarray(file[name][()]), zlib.crc32(name.encode(), checksum))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the folder does not hold a complete model") from None
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: cannot be read, damaged or cut short ({first_line(error)})") from None
+    return f"{checksum:08x}"
+
+
+def _matching_settings(config: TrainConfig) -> dict | None:
+    """Return the settings if `config.output` holds this run. Raises UserError if it holds something else."""
+    output = config.output
+    if output.exists() and not output.is_dir():
+        raise UserError(f"output {output}: is a file, not a folder")
+    if not (output / SETTINGS_FILE).is_file():
+        if output.is_dir() and any(output.iterdir()):
+            raise UserError(f"output {output}: is not empty and holds no training run; use another folder")
+        if config.resume:
+            raise UserError(f"output {output}: holds no run to resume; leave out resume to start one")
+        return None
+    settings = read_settings(output)
+    for name, value in recipe_of(config).items():
+        recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
+        if name == "init_from" and _same_initial_weights(config, settings) is not None:
+            if _same_initial_weights(config, settings):
+                continue
+            recorded, value = (f"{path} (of other content)" for path in (recorded, value))
+        if recorded != value:
+            raise UserError(
+                f"output {output}: holds another run, with {name} {recorded} instead of {value}; "
+                "use another folder, or that run's options to resume it"
+            )
+    if config.resume and not (output / CHECKPOINT_FILE).is_file():
+        raise UserError(f"output {output}: holds no checkpoint yet; leave out resume to start")
+    return settings
+
+
+def _same_initial_weights(config: TrainConfig, settings: dict) -> bool | None:
+    """Compare the initial weights by checksum; None if one is unknown, as for a Hub repository or a deleted folder."""
+    recorded = settings.get("initial_weights_crc32")
+    if not recorded or not config.init_from or not (Path(config.init_from) / WEIGHTS_FILE).is_file():
+        return None
+    return weights_checksum(config.init_from) == recorded
+
+
+def _check_validation_split(config: TrainConfig, settings: dict) -> None:
+    """Raise UserError if the validation split overlaps images that the initial weights were trained on."""
+    chosen = (config.seed, config.validation_split)
+    held_out = [
+        (run.get("seed"), (run.get("recipe") or {}).get("validation_split"))
+        for run in training_runs(parent_run(settings) or {})
+        if run.get("data_crc32") == settings["data_crc32"]
+    ]
+    other = [pair for pair in held_out if pair != chosen]
+    if config.validation_split == 0 or not other:
+        return
+    seed, split = other[-1]
+    same = f"use seed {seed} and validation_split {split}, or " if set(held_out) == {(seed, split)} and split else "use "
+    raise UserError(
+        f"seed {config.seed}, validation_split {config.validation_split}: overlaps the images that the initial weights "
+        f"({config.init_from}) were trained on; {same}validation_split 0"
+    )
+
+
+# What is recorded of paths ----------------------------------------------------------------------------------------------
+
+
+def portable_path(path) -> str | None:
+    """Return a path below the working directory, or a Hub repo id, as it is given there; the name of any other path."""
+    if not path:
+        return None
+    absolute, here = Path(os.path.abspath(path)), Path(os.path.abspath("."))
+    return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else absolute.name
+
+
+def reproducing_command(config: TrainConfig) -> str:
+    """Return the command that repeats a run, with options that differ from the defaults and without absolute paths."""
+    words = ["python", "train.py"]
+    if config.data:
+        words += ["--data", Path(os.path.abspath(config.data)).name]
+    defaults = TrainConfig(epochs=config.epochs)
+    defaults.epochs = TrainConfig.epochs
+    for name, value in recipe_of(config).items():
+        if name == "set":
+            for field, setting in (value or {}).items():
+                text = setting if isinstance(setting, str) else json.dumps(setting, separators=(",", ":"))
+                words += ["--set", f"{field}={text}"]
+        elif value not in (None, getattr(defaults, name)):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    output = Path(os.path.abspath(config.output))
+    if output.is_relative_to(os.path.abspath(".")) and output != Path(os.path.abspath(config.default_output)):
+        words += ["--output", portable_path(output)]
+    return shlex.join(words)
+
+
+# State ------------------------------------------------------------------------------------------------------------------
+
+
+class Checkpoint:
+    """Training state (weights, optimizer, EMA, history) in one file, written atomically."""
+
+    def __init__(self, path: Path, model):
+        self.path = path
+        weights = [v for v in model.variables if "seed_generator" not in v.path]
+        self.variables = weights + list(model.optimizer.variables)
+
+    def save(self, history: dict, elapsed: float) -> None:
+        """Write the state, the history and the seconds trained so far."""
+        import keras
+
+        arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self.variables)}
+        arrays["meta"] = np.array(json.dumps({"history": history, "elapsed": elapsed}))
+        with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    def restore(self) -> tuple[dict, float]:
+        """Load the state into model and optimizer.
+
+        Returns:
+            The history and the seconds trained so far; ({}, 0.0) if there is no checkpoint.
+
+        Raises:
+            UserError: the file is damaged, or of another model.
+        """
+        if not self.path.is_file():
+            return {}, 0.0
+        try:
+            with np.load(self.path, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"]))
+                values = [arrays[f"{i:04d}"] for i in range(len(self.variables))]
+            for variable, value in zip(self.variables, values, strict=True):
+                variable.assign(value)
+        except Exception as error:  # zip, NumPy and Keras each have their own
+            reason = f"cannot be resumed from ({first_line(error)}); use another output folder"
+            raise UserError(f"{self.path}: {reason}") from None
+        return meta["history"], meta["elapsed"]
+
+
+class TensorBoardLog:
+    """TensorBoard events in logs/train and logs/validation, written without TensorFlow, with Keras' tags.
+
+    One file each, rewritten from the history on resuming, so that epochs after the last checkpoint do not appear twice.
+    """
+
+    def __init__(self, folder: Path, history: dict):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary, self._writer = Event, Summary, RecordWriter
+        self.folder, self._started = folder, set()
+        for epoch in range(len(history.get("loss", []))):
+            self.append({key: values[epoch] for key, values in history.items()}, epoch)
+
+    def append(self, row: dict, epoch: int) -> None:
+        """Add the scalars of one epoch; those that begin with "val_" go to logs/validation."""
+        train = {k: v for k, v in row.items() if k != "time" and not k.startswith("val_")}
+        self._write("train", train, epoch, row["time"])
+        self._write("validation", {k[4:]: v for k, v in row.items() if k.startswith("val_")}, epoch, row["time"])
+
+    def _write(self, run, scalars, epoch, wall_time) -> None:
+        if not scalars:
+            return
+        path = self.folder / run / "events.out.tfevents.eanet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab" if run in self._started else "wb") as file:
+            writer = self._writer(file)
+            if run not in self._started:
+                writer.write(self._event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString())
+                self._started.add(run)
+            values = [self._summary.Value(tag=f"epoch_{k}", simple_value=v) for k, v in scalars.items()]
+            event = self._event(wall_time=wall_time, step=epoch, summary=self._summary(value=values))
+            writer.write(event.SerializeToString())
+            writer.flush()

@@ -1,0 +1,285 @@
+"""The training loop: AdamW with a cosine schedule, CutMix, and an exponential moving average (EMA) of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shlex
+import sys
+import time
+
+import numpy as np
+
+from eanet.cli import UserError, write_json
+from eanet.data import Batches, split_validation
+from eanet.evaluation import evaluate, evaluation_results, summary
+from eanet.machine import backend, hardware, keep_freed_memory
+from eanet.run_dir import (
+    CHECKPOINT_FILE,
+    HISTORY_FILE,
+    RESULTS_FILE,
+    SETTINGS_FILE,
+    Checkpoint,
+    Run,
+    TensorBoardLog,
+    parent_run,
+    prepare_run,
+    recorded_training,
+    reproducing_command,
+)
+from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
+from eanet.train_config import TrainConfig
+from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
+
+# Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
+EPOCH_NORM_BATCHES, FINAL_NORM_BATCHES = 10, 100
+
+
+def train(config: TrainConfig) -> dict:
+    """Train a model, or resume a run, in `config.output`.
+
+    Args:
+        config: the options.
+
+    Returns:
+        The contents of eval_results.json.
+
+    Raises:
+        UserError: bad data, an output folder of another run, or a loss that is not finite.
+        OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
+    """
+    keep_freed_memory()
+    run = prepare_run(config)
+    training, validation = split_validation(run.dataset, config.validation_split, config.seed)
+    model, batches = _build(run, training)
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_json(config.output / SETTINGS_FILE, run.settings)
+
+    checkpoint = Checkpoint(config.output / CHECKPOINT_FILE, model)
+    history, elapsed = checkpoint.restore() if run.resuming else ({}, 0.0)
+    start = len(history.get("loss", []))
+    if start:
+        _log(f"resuming after epoch {start} of {config.epochs}")
+    _log(
+        f"{model.count_params():,} parameters, {len(training):,} images, {config.epochs} epochs of {len(batches)} steps; "
+        "the first step compiles the graph"
+    )
+    elapsed = _train_epochs(config, model, batches, validation, checkpoint, history, elapsed)
+
+    with ema_weights(model):
+        final = inference_copy(model)  # in float32, so that its norms are recomputed in the precision they will run in
+    recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
+    save_pretrained_keras(final, config.output)
+    write_json(config.output / HISTORY_FILE, history)
+    split = run.dataset.test or validation or training
+    if split is not run.dataset.test:
+        _log(f"no test split: measured on {split.note or 'the training images'}")
+    results = evaluation_results(from_pretrained_keras(config.output), run.dataset, split)
+    record = recorded_training(config.output) if start == config.epochs else None
+    results["training"] = record or _training_record(run, len(training), history, elapsed)
+    results["training"]["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
+    write_json(config.output / RESULTS_FILE, results)
+    if not can_write_saved_model():
+        _log(f"no TensorFlow here: where it is installed, `python train.py --export {config.output}` adds the SavedModel")
+    return results
+
+
+def compile_model(model, config: TrainConfig, steps_per_epoch: int) -> None:
+    """Compile a model with the optimizer, schedule and loss of a run."""
+    import keras
+
+    model.compile(
+        optimizer=_optimizer(model, config, steps_per_epoch),
+        loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
+        metrics=["accuracy"],
+        jit_compile=model.jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+
+
+def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig) -> dict:
+    """Train for one epoch, or until the loss is not finite.
+
+    Returns:
+        "loss", "accuracy" (means over the batches), "learning_rate" (after the last step) and "images_per_s".
+    """
+    from tqdm import tqdm
+
+    reseed_dropout(model, config.seed, epoch)
+    sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
+    # The last epochs see whole images, as prediction does.
+    cutmix = config.cutmix if epoch < config.epochs - max(1, config.epochs // 10) else 0.0
+    start = time.perf_counter()
+    # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
+    with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
+        for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
+            model.reset_metrics()  # Keras before 3.15 averages over all batches so far
+            batch = model.train_on_batch(x, y, return_dict=True)
+            sums = {k: v + float(batch[k]) for k, v in sums.items()}
+            if not np.isfinite(sums["loss"]):
+                break
+            bar.update(len(x))
+            bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
+    row = {k: v / len(batches) for k, v in sums.items()}
+    row["learning_rate"] = float(model.optimizer.learning_rate)
+    row["images_per_s"] = total / (time.perf_counter() - start)
+    return row
+
+
+@contextlib.contextmanager
+def ema_weights(model):
+    """Give the model the moving average of its weights within the context; batch norm statistics stay those of training."""
+    raw = model.get_weights()
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    model.set_weights(model.get_weights())  # copies: JAX donates weights to a prediction, and would donate the average
+    try:
+        yield
+    finally:
+        model.set_weights(raw)
+
+
+def ema_momentum(config: TrainConfig, steps: int) -> float:
+    """Return the EMA momentum of a run: `config.ema`, or 0.998, or less in a run of under 10,000 steps.
+
+    The average starts at the initial weights, and a short run must forget them early. 0 ships the last weights.
+    """
+    return min(0.998, max(0.0, 1 - 20 / steps)) if config.ema is None else config.ema
+
+
+def recalibrate_batch_norm(model, batches: Batches, epoch: int, count: int) -> None:
+    """Set every batch norm's statistics to their mean over the first `count` batches of `epoch`, for the current weights."""
+    import keras
+
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    reseed_dropout(model, batches.seed, epoch)  # dropout is active here
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for done, (x, _) in enumerate(itertools.islice(batches.epoch(epoch), count)):
+            for norm in norms:
+                norm.momentum = done / (done + 1)  # turns the moving average into a plain mean
+            model(x, training=True)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def load_initial_weights(model, source) -> None:
+    """Copy the weights of `source` layer by layer; the classifier only if the classes are the same."""
+    same = model.config.id2label == source.config.id2label
+    for layer in model.layers:
+        if same or layer.name != "classifier":
+            layer.set_weights(source.get_layer(layer.name).get_weights())
+    if not same:
+        _log(f"new classifier for {model.config.num_classes} classes")
+
+
+def reseed_dropout(model, seed: int, epoch: int) -> None:
+    """Seed every dropout from (seed, epoch), so that a resumed epoch draws what it would have drawn."""
+    for i, variable in enumerate(v for v in model.variables if "seed_generator" in v.path):
+        state = np.random.SeedSequence((seed, 3, epoch, i)).generate_state(2)
+        variable.assign(np.array([state[0], 0], np.uint32))
+
+
+def _build(run: Run, training):
+    """Return the compiled model and its batches."""
+    import keras
+
+    from eanet.fused_layers import with_fused_layers
+
+    config = run.config
+    keras.utils.set_random_seed(config.seed)
+    with dtype_policy(config.precision):
+        model = build_eanet(EANetConfig.from_dict(run.settings["config"]))
+    if run.initial_weights:
+        load_initial_weights(model, from_pretrained_keras(run.initial_weights))
+    model = with_fused_layers(model)
+    on_jax = keras.backend.backend() == "jax"
+    batches = Batches(training, len(run.dataset.labels), config.batch_size, config.seed, on_jax)
+    compile_model(model, config, len(batches))
+    return model, batches
+
+
+def _optimizer(model, config: TrainConfig, steps_per_epoch: int):
+    import keras
+
+    steps, warmup = config.epochs * steps_per_epoch, round(config.warmup_epochs * steps_per_epoch)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else config.learning_rate,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=config.learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    ema = dict(use_ema=True, ema_momentum=ema_momentum(config, steps))
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, **ema)
+    # Decay pulls towards 0, which is no place for the scale of a norm.
+    optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
+    return optimizer
+
+
+def _train_epochs(config, model, batches, validation, checkpoint, history, elapsed) -> float:
+    """Train the epochs that `history` lacks, adding to it, and return the seconds trained in all."""
+    log = TensorBoardLog(config.output / "logs", history)
+    for epoch in range(len(history.get("loss", [])), config.epochs):
+        start = time.perf_counter()
+        row = train_epoch(model, batches, epoch, config)
+        if validation:
+            with ema_weights(model):
+                recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
+                measures = evaluate(model, validation)
+            row |= {"val_loss": measures["loss"], "val_accuracy": measures["accuracy"]}
+        if not all(np.isfinite(value).all() for value in (*row.values(), *model.get_weights())):
+            raise UserError(
+                f"training diverged in epoch {epoch + 1} (loss {row['loss']}); the checkpoint before it is kept. "
+                f"Try a learning_rate below {config.learning_rate}, with another output folder"
+            )
+        row["time"] = time.time()
+        elapsed += time.perf_counter() - start
+        for key, value in row.items():
+            history.setdefault(key, []).append(value)
+        checkpoint.save(history, elapsed)
+        log.append(row, epoch)
+        left = duration(elapsed / (epoch + 1) * (config.epochs - epoch - 1))
+        values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("time", "learning_rate", "images_per_s"))
+        _log(f"epoch {epoch + 1}/{config.epochs}  {values}  {row['images_per_s']:.0f} images/s  {left} left")
+    return elapsed
+
+
+def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -> dict:
+    return {
+        "seed": run.config.seed,
+        "epochs": run.config.epochs,
+        "num_images": num_images,
+        "data_crc32": run.settings["data_crc32"],
+        "init_from": run.settings["recipe"]["init_from"],
+        "parent_run": parent_run(run.settings),
+        "final_loss": history["loss"][-1],
+        "wall_time_s": round(elapsed, 1),
+        "hardware": hardware(),
+        "backend": " ".join(backend()),
+        "date": time.strftime("%Y-%m-%d"),
+        "command": reproducing_command(run.config),
+    }
+
+
+def training_summary(results: dict, folder) -> str:
+    """Return what a run achieved, where it is, and the next command, in four lines."""
+    training = results["training"]
+    return (
+        f"{summary(results)}, trained for {training['epochs']} epochs in {duration(training['wall_time_s'])}\n"
+        f"written to {folder}: the model, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
+        f"next: python inference.py IMAGE --model {shlex.quote(str(folder))}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a duration such as "1 h 05 min", "12 min" or "40 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
