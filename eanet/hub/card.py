@@ -20,6 +20,9 @@ from eanet.hub.front_matter import split_card, update_front_matter
 
 TEMPLATES = Path(__file__).absolute().parent / "templates"
 REGION = re.compile(r"^<!-- (?P<name>[\w-]+) -->[ \t]*\n(?P<text>.*?)^<!-- /(?P=name) -->[ \t]*$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
+LOADERS = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
+CALL = re.compile(rf"""((?:(?:{LOADERS})\(\s*["'](?:hf://)?|hf download ))([\w.-]+/[\w.-]+)(?=["'\s])""")
 CLAIM = re.compile(r"CIFAR.*", re.IGNORECASE)
 
 
@@ -89,15 +92,16 @@ def set_region(body: str, name: str, text: str) -> str:
     return region.sub(lambda match: f"{match[1]}\n{text}\n{match[2]}" if text else f"{match[1]}\n{match[2]}", body, count=1)
 
 
+def repository_of(body: str) -> str | None:
+    """Return the "user/name" in the code of a card that loads the model from the Hub; None for none or several."""
+    named = {match[2] for code in FENCE.finditer(body) for match in CALL.finditer(code[0])} - {"USER/NAME"}
+    return named.pop() if len(named) == 1 else None
+
+
 def name_repository(body: str, repo_id: str) -> str:
     """Put `repo_id` into the code of a card that loads the model from the Hub, unless it names several repositories."""
-    fence = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
-    functions = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
-    call = re.compile(rf"""((?:(?:{functions})\(\s*["'](?:hf://)?|hf download ))([\w.-]+/[\w.-]+)(?=["'\s])""")
-    named = {match[2] for code in fence.finditer(body) for match in call.finditer(code[0])} - {"USER/NAME"}
-    if len(named) != 1:
-        return body
-    return fence.sub(lambda code: call.sub(lambda m: m[1] + (repo_id if m[2] in named else m[2]), code[0]), body)
+    old = repository_of(body)
+    return FENCE.sub(lambda code: CALL.sub(lambda m: m[1] + (repo_id if m[2] == old else m[2]), code[0]), body)
 
 
 def _has_region(body: str, name: str, where: str) -> bool:

@@ -124,7 +124,7 @@ def widget_of(samples: list[dict]) -> list[dict]:
 def model_index(existing, facts: dict) -> list[dict]:
     """Return `model-index` with the run's result first.
 
-    It takes the place of earlier results of ours, of those on a data set of the same name, and of empty ones; all others stay.
+    It replaces earlier results of ours, those on a data set of the same name, and empty ones; all others stay.
 
     Args:
         existing: the value in the card, of any type.

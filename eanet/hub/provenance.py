@@ -60,17 +60,22 @@ def is_our_figure(name: str, record: dict) -> bool:
     return path.parent.as_posix() == "figures" and (path.name in record or path.stem in OUR_FIGURES)
 
 
-def drop_other_weights(folder: Path, model) -> list[str]:
-    """Delete figures and measurements of other weights than `model`'s from `folder`, and the sections about them.
-
-    Returns:
-        The names deleted.
+def other_weights(folder: Path, model) -> list[str]:
+    """Return the names of the figures and measurements in `folder` that are of other weights than `model`'s.
 
     Raises:
         UserError: a record is damaged.
     """
-    gone = [*_other_figures(folder, model), *_other_measurements(folder, model)]
-    for name in gone:
+    return [*_other_figures(folder, model), *_other_measurements(folder, model)]
+
+
+def drop_other_weights(folder: Path, model) -> None:
+    """Delete from `folder` what `other_weights` names, and the sections about other weights in benchmarks/*.md.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    for name in other_weights(folder, model):
         (folder / name).unlink()
     if (folder / FIGURES_RECORD).is_file():
         _filter_record(folder)
@@ -79,7 +84,6 @@ def drop_other_weights(folder: Path, model) -> list[str]:
         kept = WEIGHTS_SECTION.sub(lambda m: m[0] if checksum_matches(model, m[1]) else "", text)
         if kept != text:
             write_text(path, kept.rstrip() + "\n")
-    return gone
 
 
 def _other_figures(folder: Path, model) -> list[str]:
@@ -110,7 +114,9 @@ def _other_measurements(folder: Path, model) -> list[str]:
     for path in sorted(folder.glob("benchmarks/*.json")):
         checksum = _parse(path.read_bytes(), f"benchmarks/{path.name}").get("checksum")
         if checksum is not None and not checksum_matches(model, checksum):
-            gone += [f"benchmarks/{other.name}" for other in folder.glob(f"benchmarks/{path.stem}.*") if other.suffix != ".py"]
+            gone += [
+                f"benchmarks/{other.name}" for other in folder.glob(f"benchmarks/{path.stem}.*") if other.suffix != ".py"
+            ]
     return gone
 
 

@@ -1,0 +1,117 @@
+"""Make a run the shipped one of this repository, with everything that depends on the weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from eanet.cli import UserError, atomic_path, first_line, temporary_folder, write_text
+from eanet.hub.card import repository_of, update_card
+from eanet.hub.card_facts import collect_facts
+from eanet.hub.provenance import drop_other_weights, other_weights
+from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, TREE, Staged, stage_run
+from eanet.hub.upload import export_if_possible
+from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
+
+INSTALLED = (*ARTEFACTS, *MEASURED, *LOGS, ONNX_FILE)
+REPLACED = ("variables/*", "logs/*tfevents*", "onnx/*.onnx", "history.json", LEGACY_ONNX_FILE)  # unless installed
+FIGURES = ("samples", "slots", "architecture", "curves", "attention", "scaling")
+EVALUATION_FIGURES = ("confusion", "calibration")  # drawn from benchmarks/evaluation.json
+
+
+def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: Path = TREE) -> str:
+    """Copy a run's model, results and logs into the repository and bring what depends on the weights up to date.
+
+    The run is checked, exported and staged before the repository is touched; then each file gets a temporary name and is
+    renamed. Measurements and figures are made again where possible and deleted otherwise, and the card is rewritten.
+
+    Args:
+        run: folder of a finished run.
+        data: CIFAR-100, to measure superclasses, calibration and exports; None deletes the measurements of other weights.
+        dry_run: change nothing and return what would be done.
+        tree: the repository.
+
+    Returns:
+        What was done, in several lines.
+
+    Raises:
+        UserError: the run does not belong together, or `tree` is not a repository with a card.
+    """
+    if not (tree / "pyproject.toml").is_file() or not (tree / CARD).is_file():
+        raise UserError(f"{tree}: not a copy of the repository, with pyproject.toml and {CARD}; run promote in one")
+    if run.is_dir() and run.resolve() == tree.resolve():
+        raise UserError(f"{run}: is the repository itself; give the folder of a run")
+    if data is not None and not Path(data).exists():
+        raise UserError(f"{data}: no such file or folder")
+    repo_id = repository_of((tree / CARD).read_text(encoding="utf-8"))
+    if repo_id is None:
+        raise UserError(f"{tree / CARD}: its code must load the model from one Hub repository, user/name")
+    with temporary_folder(prefix="eanet-promote-") as folder:
+        print(f"checking {run} …", file=sys.stderr)
+        staged = stage_run(run, folder, tree)
+        if not dry_run and not (folder / ONNX_FILE).exists():
+            export_if_possible(staged.model, folder / ONNX_FILE)
+        new = [name for name in _files(folder) if _matches(name, INSTALLED)]
+        gone = [name for name in _files(tree) if _matches(name, REPLACED) and name not in new]
+        commands = _commands(tree, data)
+        if dry_run:
+            gone += other_weights(tree, staged.model)
+            return "\n".join(["dry run: nothing was changed", *_lines("write", [*new, ONNX_FILE, CARD]),
+                              *_lines("delete", gone), *_lines("run", commands)])  # fmt: skip
+        for name in new:
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(tree / name) as temporary:
+                shutil.copyfile(folder / name, temporary)
+        for name in gone:
+            (tree / name).unlink()
+        gone += other_weights(tree, staged.model)
+        drop_other_weights(tree, staged.model)
+        failed = [command for command in commands if not _run(command, tree)]
+        _write_card(tree, staged, repo_id)
+    gone = [name for name in gone if not (tree / name).exists()]
+    commands = [command for command in commands if command not in failed]
+    return "\n".join([f"promoted {run} to {tree}", *_lines("wrote", [*new, CARD]), *_lines("deleted", gone),
+                      *_lines("ran", commands), *_lines("failed", failed)])  # fmt: skip
+
+
+def _commands(tree: Path, data: str | None) -> list[str]:
+    """Return the scripts, with their arguments, that measure and draw what depends on the weights."""
+    commands = [("benchmarks/evaluation.py", "--data", data), ("benchmarks/exports.py", "--data", data)] if data else []
+    figures = (*FIGURES, *EVALUATION_FIGURES) if data else FIGURES
+    commands += [("benchmarks/readme.py",), ("tools/draw_figures.py", *figures)]
+    return [command for command in commands if (tree / command[0]).is_file()]
+
+
+def _run(command: tuple, tree: Path) -> bool:
+    """Run a script of the repository; where it fails, say why and return False."""
+    print(f"running {' '.join(command)} …", file=sys.stderr)
+    arguments = [
+        str(Path(a).absolute()) if before == "--data" else a for before, a in zip(("", *command[:-1]), command, strict=True)
+    ]
+    done = subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"{command[0]} failed: {first_line(reason)}", file=sys.stderr)
+    return done.returncode == 0
+
+
+def _write_card(tree: Path, staged: Staged, repo_id: str) -> None:
+    drop_other_weights(tree, staged.model)  # of scripts that failed
+    facts = collect_facts(tree, staged.results, staged.model, repo_id)
+    write_text(tree / CARD, update_card((tree / CARD).read_text(encoding="utf-8"), facts, str(tree / CARD)))
+
+
+def _files(root: Path) -> list[str]:
+    places = ("*", "variables/*", "onnx/*", "logs/*", "logs/*/*")
+    return sorted({p.relative_to(root).as_posix() for place in places for p in root.glob(place) if p.is_file()})
+
+
+def _matches(name: str, patterns) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _lines(verb: str, items) -> list[str]:
+    return [f"  {verb:8} {item if isinstance(item, str) else ' '.join(item)}" for item in items]
