@@ -1,0 +1,102 @@
+"""Draw the figures of the model card from the shipped model, its logs and the benchmarks' results.
+
+    python3 tools/draw_figures.py                     # all of them
+    python3 tools/draw_figures.py attention slots     # some
+
+Writes figures/NAME.png and figures/figures.json, which has every figure's caption and says whether it shows the weights
+(and which, by their checksum) or only the code. Needs matplotlib.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [
+    os.path.dirname(HERE),
+    HERE,
+]  # in the Hub's cache this file is a link into blobs/; its own folder has the code
+
+from eanet.cli import UserError, atomic_path, read_json, require, run, write_json  # noqa: E402
+
+ROOT = Path(HERE).parent
+FOLDER = ROOT / "figures"
+FIGURES = {  # name: (module with a function of that name, what it shows)
+    "samples": ("figures_images", "weights"),
+    "slots": ("figures_images", "weights"),
+    "architecture": ("figures_architecture", "code"),
+    "curves": ("figures_charts", "weights"),
+    "confusion": ("figures_charts", "weights"),
+    "calibration": ("figures_charts", "weights"),
+    "attention": ("figures_images", "weights"),
+    "scaling": ("figures_charts", "code"),
+}
+
+
+def main(argv=None) -> None:
+    """Parse the arguments and draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)} (default: all)")
+    args = parser.parse_args(argv)
+    for name in args.names:
+        if name not in FIGURES:
+            parser.error(f"{name}: must be one of {', '.join(FIGURES)}")
+    require("matplotlib", "pip install -r requirements-dev.txt")
+    for path in draw(args.names or list(FIGURES)):
+        print(f"wrote {path}")
+
+
+def draw(names) -> list[Path]:
+    """Draw figures and record them in figures.json.
+
+    Args:
+        names: keys of `FIGURES`.
+
+    Returns:
+        The paths of the images, written once all of them are drawn.
+
+    Raises:
+        UserError: an input is missing or is about other weights, or a figure that is not in `names` shows other weights.
+    """
+    from figures_common import PIXELS, Shipped, png
+
+    shipped = Shipped(ROOT)
+    index = FOLDER / "figures.json"
+    record = read_json(index) if index.exists() else {"checksum": None, "figures": {}}
+    if any(FIGURES[name][1] == "weights" for name in names):
+        from eanet.saving import model_checksum
+
+        checksum = model_checksum(shipped.model)
+        _check_others(record, checksum, names)
+        record["checksum"] = checksum
+    drawings = {name: getattr(require(FIGURES[name][0], "it is in tools/"), name)(shipped) for name in names}
+    entries = record["figures"]
+    for name, drawing in drawings.items():
+        with atomic_path(FOLDER / f"{name}.png") as temporary:
+            temporary.write_bytes(png(drawing))
+        entries[f"{name}.png"] = {
+            "depends_on": FIGURES[name][1],
+            "width": drawing.image.width // PIXELS,
+            "caption": drawing.caption,
+            "alt": drawing.alt,
+        }
+    record["figures"] = {f"{name}.png": entries[f"{name}.png"] for name in FIGURES if f"{name}.png" in entries}
+    write_json(index, record)
+    return [FOLDER / f"{name}.png" for name in names]
+
+
+def _check_others(record, checksum, names):
+    """Raise UserError if figures that are not drawn now would be left with other weights."""
+    others = [
+        name for name, entry in record["figures"].items()
+        if entry["depends_on"] == "weights" and name.removesuffix(".png") not in names
+    ]  # fmt: skip
+    if others and record["checksum"] != checksum:
+        raise UserError(f"{', '.join(others)}: drawn from other weights ({record['checksum']}); draw all figures")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
