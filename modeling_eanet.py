@@ -154,7 +154,7 @@ class EANetConfig:
 
     def to_dict(self) -> dict:
         """Return the settings as JSON types: the top of `config.json`."""
-        settings = {"model_type": "eanet"}
+        settings: dict = {"model_type": "eanet"}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             settings[field.name] = list(value) if isinstance(value, tuple) else value
@@ -243,8 +243,7 @@ _FIELD_RULES = (
     ("mlp_ratio norm_epsilon", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
     ("depthwise_kernel", lambda v: _is_count(v) and v % 2 == 1 or v == 0 and not isinstance(v, bool),
      "must be an odd number, or 0 for none"),
-    ("pixel_mean pixel_std", lambda v: isinstance(v, tuple) and len(v) == 3 and all(map(_is_number, v)),
-     "must be 3 numbers"),
+    ("pixel_mean pixel_std", lambda v: isinstance(v, tuple) and len(v) == 3 and all(map(_is_number, v)), "must be 3 values"),
     ("pixel_std", lambda v: min(v) > 0, "must be above 0"),
 )  # fmt: skip
 

@@ -140,7 +140,7 @@ def checksum_matches(model, recorded: str | None, config=None) -> bool:
 
 def _with_weights(model, checksum: int) -> str:
     for array in model.get_weights():
-        checksum = zlib.crc32(np.ascontiguousarray(array, np.float32), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(array, np.float32).tobytes(), checksum)
     return f"{checksum:08x}"
 
 
