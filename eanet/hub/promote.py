@@ -77,9 +77,10 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
                       *_lines("ran", commands), *_lines("failed", failed)])  # fmt: skip
 
 
-def _commands(tree: Path, data: str | None) -> list[str]:
+def _commands(tree: Path, data: str | None) -> list[tuple]:
     """Return the scripts, with their arguments, that measure and draw what depends on the weights."""
-    commands = [("benchmarks/evaluation.py", "--data", data), ("benchmarks/exports.py", "--data", data)] if data else []
+    place = ("--data", str(Path(data or "").absolute()))
+    commands = [(f"benchmarks/{name}.py", *place) for name in ("evaluation", "exports")] if data else []
     figures = (*FIGURES, *EVALUATION_FIGURES) if data else FIGURES
     commands += [("benchmarks/readme.py",), ("tools/draw_figures.py", *figures)]
     return [command for command in commands if (tree / command[0]).is_file()]
@@ -88,10 +89,7 @@ def _commands(tree: Path, data: str | None) -> list[str]:
 def _run(command: tuple, tree: Path) -> bool:
     """Run a script of the repository; where it fails, say why and return False."""
     print(f"running {' '.join(command)} …", file=sys.stderr)
-    arguments = [
-        str(Path(a).absolute()) if before == "--data" else a for before, a in zip(("", *command[:-1]), command, strict=True)
-    ]
-    done = subprocess.run([sys.executable, *arguments], cwd=tree, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *command], cwd=tree, capture_output=True, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         print(f"{command[0]} failed: {first_line(reason)}", file=sys.stderr)
