@@ -21,7 +21,8 @@ from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
 STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", "onnx/*.onnx", LEGACY_ONNX_FILE, FIGURES_RECORD,
-         "benchmarks/evaluation.*", "benchmarks/exports.*", "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
+         "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json", "benchmarks/exports.md",
+         "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
 # Files of earlier layouts of this repository, by their exact names.
 OLD_CODE = ("data.py", "training_form.py", "model_card.py", "card_regions.py", "card_template.md", "eanet_cifar100.ipynb",
             "figures/draw.py", "samples/draw.py", "tests/apart.py", "tests/hub_server.py", "tests/test_hub.py",
