@@ -46,6 +46,20 @@ def noise(height=32, width=32, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def random_images(count=4, seed=0, size=32):
+    """Return random uint8 images (count, size, size, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
+
+
+def random_weights(model, seed=0, scale=0.3):
+    """Give every weight of `model` a random value, biases and norms included."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        positive = weight.path.endswith("moving_variance")
+        weight.assign(rng.uniform(0.5, 2, weight.shape) if positive else rng.normal(0, scale, weight.shape))
+    return model
+
+
 def paint(path, colour="red", size=(32, 32), **options):
     """Save an image of one colour at `path`, and return the path as text."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +178,16 @@ def colour_folder(tmp_path_factory):
 def colour_model(colour_folder):
     """The model in `colour_folder`."""
     return modeling_eanet.from_pretrained_keras(colour_folder)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    """Build layers in mixed precision."""
+    import keras
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
 @pytest.fixture
