@@ -66,14 +66,15 @@ def draw(names) -> list[Path]:
     shipped = Shipped(ROOT)
     index = FOLDER / "figures.json"
     record = read_json(index) if index.exists() else {"checksum": None, "figures": {}}
+    entries = {name: entry for name, entry in record["figures"].items() if (FOLDER / name).exists()}
+    checksum = record["checksum"]
     if any(FIGURES[name][1] == "weights" for name in names):
-        from eanet.saving import model_checksum
+        from eanet.saving import checksum_matches, model_checksum
 
+        if not checksum_matches(shipped.model, checksum):
+            _check_all_drawn(entries, names, checksum)
         checksum = model_checksum(shipped.model)
-        _check_others(record, checksum, names)
-        record["checksum"] = checksum
     drawings = {name: getattr(require(FIGURES[name][0], "it is in tools/"), name)(shipped) for name in names}
-    entries = record["figures"]
     for name, drawing in drawings.items():
         with atomic_path(FOLDER / f"{name}.png") as temporary:
             temporary.write_bytes(png(drawing))
@@ -83,19 +84,16 @@ def draw(names) -> list[Path]:
             "caption": drawing.caption,
             "alt": drawing.alt,
         }
-    record["figures"] = {f"{name}.png": entries[f"{name}.png"] for name in FIGURES if f"{name}.png" in entries}
-    write_json(index, record)
+    in_order = {f"{name}.png": entries[f"{name}.png"] for name in FIGURES if f"{name}.png" in entries}
+    write_json(index, {"checksum": checksum, "figures": in_order})
     return [FOLDER / f"{name}.png" for name in names]
 
 
-def _check_others(record, checksum, names):
-    """Raise UserError if figures that are not drawn now would be left with other weights."""
-    others = [
-        name for name, entry in record["figures"].items()
-        if entry["depends_on"] == "weights" and name.removesuffix(".png") not in names
-    ]  # fmt: skip
-    if others and record["checksum"] != checksum:
-        raise UserError(f"{', '.join(others)}: drawn from other weights ({record['checksum']}); draw all figures")
+def _check_all_drawn(entries, names, checksum):
+    """Raise UserError if a figure that is not drawn now would be left with other weights."""
+    left = [name for name, entry in entries.items() if entry["depends_on"] == "weights" and name[:-4] not in names]
+    if left:
+        raise UserError(f"{', '.join(left)}: drawn from other weights (checksum {checksum}); draw all figures")
 
 
 if __name__ == "__main__":

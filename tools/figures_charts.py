@@ -18,17 +18,16 @@ def curves(shipped):
     figure = new_figure(height=480)
     axes = figure.subplots(2, 1, sharex=True)
     for axis, key, title in zip(axes, ("accuracy", "loss"), ("top-1 accuracy, %", "cross-entropy"), strict=True):
+        scale, unit = (100, "{:.1f}%") if key == "accuracy" else (1, "{:.2f}")
         ends = []
         for name, prefix, colour in (("training", "", ORANGE), ("validation", "val_", BLUE)):
             if prefix + key in history:
-                values = np.array(history[prefix + key]) * (100 if key == "accuracy" else 1)
+                values = scale * np.array(history[prefix + key])
                 axis.plot(epochs, values, color=colour)
-                ends.append(
-                    (values[-1], f"{name} {values[-1]:.1f}%" if key == "accuracy" else f"{name} {values[-1]:.2f}", colour)
-                )
+                ends.append((values[-1], f"{name} {unit.format(values[-1])}", colour))
         axis.set_title(title)
         axis.set_xlim(0, epochs[-1])
-        _label_ends(axis, epochs[-1], ends)
+        _label_ends(axis, ends)
     axes[-1].set_xlabel("epoch of the last run" if _parent(training) else "epoch")
     return Drawing(rendered(figure), _about_curves(training, len(epochs)), _told(history))
 
@@ -44,24 +43,20 @@ def _parent(training):
 
 def _about_curves(training, epochs):
     recipe = training.get("recipe", {})
-    start = "of the last run, which continues from an earlier run's weights" if _parent(training) else "of training"
+    start = "of the last run, which started from an earlier run's weights" if _parent(training) else "of training"
     text = f"Accuracy and loss over the {epochs} epochs {start}."
     if recipe.get("cutmix"):
-        text += (
-            " Training values are for augmented images, which get easier in the last tenth of the epochs, when CutMix stops."
-        )
+        text += " Training values are for augmented images; they improve suddenly when CutMix stops, near the end."
     return text
 
 
-def _label_ends(axis, x, ends, gap=0.1):
+def _label_ends(axis, ends, gap=0.1):
     """Write (value, text, colour) to the right of the axis, at least `gap` of its height apart."""
     low, high = axis.get_ylim()
-    floor = -1
-    for value, text, colour in sorted(ends, key=lambda end: end[0]):
-        floor = max((value - low) / (high - low), floor + gap)
-        where = axis.get_yaxis_transform()
-        axis.annotate(text, (1, floor), (6, 0), xycoords=where, textcoords="offset points", color=colour, va="center")
-        axis.texts[-1].xy = (1, low + floor * (high - low))
+    height = -1
+    for value, text, colour in sorted(ends):
+        height = max((value - low) / (high - low), height + gap)
+        axis.text(1.03, height, text, color=colour, va="center", transform=axis.transAxes)
 
 
 def calibration(shipped):
@@ -150,4 +145,4 @@ def _label_line(axis, kind, mode, points, colour):
         label("training", -1, (-8, 2), "right")
         label("self-attention", -3, (-12, 6), "right")
     if (kind, mode) == ("external", "forward"):
-        label("external attention", -1, (0, -18), "right", "top")
+        label("external attention", -1, (0, -44), "right", "top")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageFont
 
@@ -132,7 +133,7 @@ def new_figure(width=WIDTH, height=WIDTH):
     matplotlib.rcParams["font.size"] = text_size(width) * 0.72 + 0.1  # 100 CSS pixels are one inch here
     for name in ("axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize"):
         matplotlib.rcParams[name] = matplotlib.rcParams["font.size"]
-    return matplotlib.figure.Figure(figsize=(width / 100, height / 100), layout="constrained")
+    return Figure(figsize=(width / 100, height / 100), layout="constrained")
 
 
 def rendered(figure):
