@@ -1,4 +1,4 @@
-"""The ONNX export predicts what Keras predicts, carries its class names, and needs no TensorFlow to run."""
+"""The ONNX export: same predictions as Keras, the class names inside, no TensorFlow needed to run it."""
 
 import json
 import shutil
@@ -7,12 +7,19 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, colour_pictures, run_program, tiny_config
+from conftest import ROOT, colour_images, run_main, run_program, tiny_config
 
-import export
-import modeling_eanet
-from export import OnnxModel, export_onnx, find_onnx
-from modeling_eanet import build_eanet, classify, model_checksum
+import export as old_program
+import inference
+from eanet import classify, save_pretrained_keras
+from eanet.export import OnnxModel, __main__, export_onnx, find_onnx
+from eanet.export import onnx as onnx_export
+from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
+from modeling_eanet import UserError, build_eanet
+
+# Code that makes importing these modules an error.
+LIGHT = "import sys\nfor name in {!r}:\n    sys.modules[name] = None\n"
+HEAVY = ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py", "onnx", "tf2onnx")
 
 
 @pytest.fixture(scope="module")
@@ -30,22 +37,51 @@ def exported(model, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def plain_folder(tiny_model, tmp_path_factory):
+    """A model folder without exports."""
+    folder = tmp_path_factory.mktemp("plain") / "m"
+    save_pretrained_keras(tiny_model, folder, saved_model=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(plain_folder, tmp_path_factory):
+    """A model folder with its export, written by the module's command line."""
+    folder = shutil.copytree(plain_folder, tmp_path_factory.mktemp("model") / "m")
+    done = run_python("-m", "eanet.export", folder)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"wrote {folder / ONNX_FILE}\n", "")
+    return folder
+
+
+def run_python(*args, cwd=ROOT):
+    return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def error_line(done, program):
+    """Return the line of a failed program's error; nothing else may be there but argparse's usage."""
+    assert (done.returncode, done.stdout) == (2, "") and "Traceback" not in done.stderr
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"{program}: error: ")
+    return line
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_it_predicts_what_keras_predicts_for_a_batch_of_any_size(model, exported, count):
-    pictures, _ = colour_pictures(count)
-    found, expected = OnnxModel(exported).predict_on_batch(pictures), model.predict_on_batch(pictures)
+def test_predictions_equal_keras_for_any_batch_size(model, exported, count):
+    images, _ = colour_images(count)
+    found, expected = OnnxModel(exported).predict_on_batch(images), model.predict_on_batch(images)
     assert found.shape == (count, 3) and found.dtype == np.float32 and np.ptp(expected) > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_it_takes_the_place_of_a_keras_model_in_classify(model, exported):
-    pictures, _ = colour_pictures(5)
-    for ours, theirs in zip(classify(OnnxModel(exported), pictures), classify(model, pictures), strict=True):
+def test_classify_takes_an_onnx_model(model, exported):
+    images, _ = colour_images(5)
+    for ours, theirs in zip(classify(OnnxModel(exported), images), classify(model, images), strict=True):
         assert [p["label"] for p in ours] == [p["label"] for p in theirs]
         assert [p["score"] for p in ours] == pytest.approx([p["score"] for p in theirs], abs=1e-5)
 
 
-def test_its_metadata_says_which_model_it_is(model, exported):
+def test_metadata_identifies_the_model(model, exported):
     import onnx
 
     graph = onnx.load(exported)
@@ -57,21 +93,114 @@ def test_its_metadata_says_which_model_it_is(model, exported):
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_folder, tmp_path_factory):
-    folder = shutil.copytree(tiny_folder, tmp_path_factory.mktemp("model") / "m")
-    done = run_program("export", folder, "--format", "onnx")
-    assert (done.returncode, done.stdout) == (0, f"wrote {folder / 'model.onnx'}\n"), done.stderr
-    assert "Warning" not in done.stderr
-    return folder
+def test_a_model_loaded_by_keras_exports_with_a_config(plain_folder, tmp_path):
+    import keras
+
+    model = keras.saving.load_model(plain_folder)
+    with pytest.raises(UserError, match="class names"):
+        export_onnx(model, tmp_path / "m.onnx")
+    export_onnx(model, tmp_path / "m.onnx", config=plain_folder)
+    assert list(OnnxModel(tmp_path / "m.onnx").config.id2label.values()) == ["red", "green", "blue"]
 
 
-def test_inference_answers_alike_in_both_runtimes(folder):
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_old_command_line_works(plain_folder, tmp_path, monkeypatch, capsys):
+    written, output = [], tmp_path / "m.onnx"
+    monkeypatch.setattr(__main__, "export_onnx", lambda model, path: written.append((model.config, path)))
+    assert run_main(old_program, plain_folder, "--format", "onnx", "--output", output) == 0
+    assert written == [(tiny_config(), output)] and capsys.readouterr().out == f"wrote {output}\n"
+    assert old_program.OnnxModel is OnnxModel
+
+
+def test_help_does_not_offer_a_format():
+    done = run_python("-m", "eanet.export", "--help")
+    assert done.returncode == 0 and "python -m eanet.export" in done.stdout and "--format" not in done.stdout
+    assert "the folder above eanet/" in " ".join(done.stdout.split())  # the default model is the shipped one
+
+
+def test_a_linked_copy_finds_its_code(tmp_path):
+    for name in ("export.py", "modeling_eanet.py", *(p.relative_to(ROOT) for p in (ROOT / "eanet").rglob("*.py"))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    line = error_line(run_python(tmp_path / "export.py", cwd="/"), "export.py")
+    assert "DIR_OR_REPO" in line  # that folder holds no model, so there is no default
+
+
+def test_a_hub_model_needs_an_output():
+    line = error_line(run_python("-m", "eanet.export", "user/name"), "python -m eanet.export")
+    assert "user/name" in line and "--output" in line
+
+
+@pytest.mark.parametrize("output", [".", "no/m.onnx"])
+def test_an_unwritable_output_is_an_error(output, plain_folder, tiny_model, tmp_path, capsys):
+    assert run_main(old_program, plain_folder, "--output", tmp_path / output) == 2
+    assert f"--output {tmp_path / output}" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(UserError, match="existing folder"):
+        export_onnx(tiny_model, tmp_path / output)
+
+
+def test_a_missing_model_is_one_line(tmp_path):
+    done = run_python("-m", "eanet.export", tmp_path / "no", "--output", tmp_path / "m.onnx")
+    assert str(tmp_path / "no") in error_line(done, "eanet.export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_that_nothing_was_written(monkeypatch, capsys):
+    def interrupt(argv=None):
+        raise KeyboardInterrupt
+
+    from eanet import cli
+
+    assert cli.run(interrupt, interrupted=__main__.INTERRUPTED) == 130
+    assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_different_export_is_not_written(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "deployment_form", lambda model, config: build_eanet(model.config))  # other weights
+    (tmp_path / "m.onnx").write_bytes(b"earlier")
+    with pytest.raises(UserError, match=r"not written; its probabilities differ from the model's by 0\."):
+        export_onnx(model, tmp_path / "m.onnx")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.onnx", b"earlier")]
+
+
+@pytest.mark.parametrize("package", ["onnx", "tf2onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_a_hint(model, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f"{package} is not installed; `pip install -r requirements-onnx.txt`"):
+        export_onnx(model, tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_backend_is_an_error(model, tmp_path, monkeypatch):
+    import keras
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match="backend jax: .* KERAS_BACKEND=tensorflow"):
+        export_onnx(model, tmp_path / "m.onnx")
+
+
+def test_saving_other_weights_removes_the_export(folder, tiny_model, model, tmp_path):
+    target = shutil.copytree(folder, tmp_path / "m")
+    save_pretrained_keras(tiny_model, target, saved_model=False)
+    assert (target / ONNX_FILE).exists()  # the same weights
+    save_pretrained_keras(model, target, saved_model=False)
+    assert not (target / ONNX_FILE).exists()
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+def test_both_runtimes_give_the_same_answers(folder, capsys):
     answers = []
     for runtime in ("keras", "onnx"):
-        done = run_program("inference", ROOT / "samples", "--model", folder, "--format", "json", "--runtime", runtime)
-        assert done.returncode == 0, done.stderr
-        answers.append(json.loads(done.stdout))
+        options = ("--model", folder, "--format", "json", "--runtime", runtime)
+        assert run_main(inference, ROOT / "samples", *options) == 0
+        answers.append(json.loads(capsys.readouterr().out))
     assert len(answers[0]) == len(answers[1]) == 20
     for ours, theirs in zip(*answers, strict=True):
         assert ours["image"] == theirs["image"]
@@ -79,62 +208,51 @@ def test_inference_answers_alike_in_both_runtimes(folder):
         assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_onnx_is_predicted_without_tensorflow_and_keras(folder):
-    code = """
-import sys
-for name in ("tensorflow", "keras", "tf_keras", "jax", "torch", "h5py"):
-    sys.modules[name] = None  # importing it is an error
-import inference
-sys.exit(inference.main(sys.argv[1:]))
-"""
-    command = [sys.executable, "-c", code, "samples/apple.png", "--runtime", "onnx", "--model", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def test_onnx_runs_without_tensorflow_keras_and_the_hub_client(folder):
+    code = LIGHT.format((*HEAVY, "huggingface_hub")) + "import inference; sys.exit(inference.main(sys.argv[1:]))"
+    done = run_python("-c", code, "samples/apple.png", "--runtime", "onnx", "--model", folder)
     assert done.returncode == 0 and "samples/apple.png" in done.stdout, done.stderr
 
 
-def test_new_weights_take_the_export_of_the_old_ones_away(folder, tiny_model, model, tmp_path):
-    target = shutil.copytree(folder, tmp_path / "m")
-    modeling_eanet.save_pretrained_keras(tiny_model, target, saved_model=False)
-    assert (target / "model.onnx").exists()  # the same weights
-    modeling_eanet.save_pretrained_keras(model, target, saved_model=False)
-    assert not (target / "model.onnx").exists()
+def test_a_hub_model_without_the_hub_client_is_one_line():
+    code = LIGHT.format((*HEAVY, "huggingface_hub"))
+    code += "sys.argv[0] = 'inference.py'; import inference; from eanet.cli import run; sys.exit(run(inference.main))"
+    line = error_line(run_python("-c", code, "samples/apple.png", "--runtime", "onnx", "--model", "u/n"), "inference.py")
+    assert "huggingface_hub" in line and "not installed" in line and "pip install huggingface_hub" in line
 
 
-def test_an_export_of_a_model_from_the_hub_says_where_it_goes():
-    line = error_line(run_program("export", "user/name", "--format", "onnx"), "export")
-    assert "user/name" in line and "--output" in line
+def test_the_new_place_comes_before_the_old_one(tmp_path):
+    for file in (LEGACY_ONNX_FILE, ONNX_FILE):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+        assert find_onnx(str(tmp_path)) == tmp_path / file
+    assert find_onnx(str(tmp_path / LEGACY_ONNX_FILE)) == tmp_path / LEGACY_ONNX_FILE
 
 
-def test_an_export_that_predicts_something_else_is_not_written(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "deployment_form", lambda model: build_eanet(model.config))  # other weights
-    (tmp_path / "m.onnx").write_bytes(b"earlier")
-    with pytest.raises(ValueError, match="not written; the export differs from the model by 0"):
-        export_onnx(model, tmp_path / "m.onnx")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.onnx", b"earlier")]
+@pytest.mark.parametrize("file", [ONNX_FILE, LEGACY_ONNX_FILE])
+def test_a_hub_model_is_downloaded(file, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **kwargs: asked.append((name, kwargs)) or tmp_path
+    )
+    assert find_onnx("user/name") == tmp_path / file
+    assert asked == [("user/name", {"allow_patterns": [ONNX_FILE, LEGACY_ONNX_FILE]})]
 
 
-def error_line(done, name):
-    assert done.returncode == 2 and done.stdout == ""
-    line = done.stderr.splitlines()[-1]
-    assert line.startswith(f"{name}.py: error: ") and "Traceback" not in done.stderr
-    return line
+def test_a_model_without_an_export_says_how_to_make_one(plain_folder, tmp_path, monkeypatch):
+    done = run_program("inference", ROOT / "samples", "--model", plain_folder, "--runtime", "onnx")
+    assert f"`python -m eanet.export {plain_folder}`" in error_line(done, "inference.py")
+    monkeypatch.setattr(onnx_export, "model_folder", lambda *args, **kwargs: tmp_path)
+    with pytest.raises(UserError, match="user/name: has no onnx/model.onnx; .*--output"):
+        find_onnx("user/name")
 
 
-@pytest.mark.parametrize("package", ["onnx", "tf2onnx", "onnxruntime"])
-def test_a_missing_package_is_one_line_that_says_how_to_get_it(model, tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match="pip install -r requirements-onnx.txt") as error:
-        export_onnx(model, tmp_path / "m.onnx")
-    assert package in str(error.value) and not list(tmp_path.iterdir())
-
-
-def test_a_folder_without_an_export_says_how_to_make_one(tiny_folder):
-    line = error_line(run_program("inference", ROOT / "samples", "--model", tiny_folder, "--runtime", "onnx"), "inference")
-    assert f"`python export.py {tiny_folder} --format onnx`" in line
-
-
-@pytest.mark.parametrize("content", [b"", b"no model", "of another program"])
-def test_a_file_that_is_no_export_of_ours_is_one_line(content, exported, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"no model", "another program's"])
+def test_a_file_that_is_not_our_export_is_one_line(content, exported, tmp_path):
     path = tmp_path / "m.onnx"
     if isinstance(content, str):
         import onnx
@@ -144,21 +262,14 @@ def test_a_file_that_is_no_export_of_ours_is_one_line(content, exported, tmp_pat
         onnx.save(graph, path)
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"m\.onnx: "):
+    with pytest.raises(UserError, match=r"m\.onnx: "):
         OnnxModel(path)
-    assert str(path) in error_line(
-        run_program("inference", ROOT / "samples", "--model", path, "--runtime", "onnx"), "inference"
-    )
+    done = run_program("inference", ROOT / "samples", "--model", path, "--runtime", "onnx")
+    assert str(path) in error_line(done, "inference.py")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/m.onnx", "nowhere.onnx"])
-def test_a_model_that_is_not_there_is_one_line(name, tmp_path, monkeypatch):
+def test_a_missing_file_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=name):
+    with pytest.raises(UserError, match=name):
         OnnxModel(find_onnx(name))
-
-
-def test_an_output_that_cannot_be_is_one_line(tiny_folder, tmp_path):
-    for output in (tmp_path, tmp_path / "no" / "m.onnx"):
-        line = error_line(run_program("export", tiny_folder, "--format", "onnx", "--output", output), "export")
-        assert f"--output {output}" in line
