@@ -107,7 +107,7 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig) -> dic
 
     reseed_dropout(model, config.seed, epoch)
     sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
-    # The last epochs see whole images, as prediction does.
+    # The last epochs see unmixed images, as prediction does.
     cutmix = config.cutmix if epoch < config.epochs - max(1, config.epochs // 10) else 0.0
     start = time.perf_counter()
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
