@@ -1,0 +1,205 @@
+"""README.md is true: its code runs as pasted, and its regions and numbers are those of the files they come from."""
+
+import fnmatch
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from conftest import ROOT, write_official
+from hub_server import LFS_NAMES, File, Hub, Repo
+from isolated import installed
+
+from eanet.hub.card import card_regions
+from eanet.hub.card_facts import collect_facts
+from eanet.run_dir import training_runs
+from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES
+from modeling_eanet import CIFAR100_LABELS, from_pretrained_keras
+
+README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
+REPO = "keras-io/Image-Classification-using-EANet"
+RESULTS = json.loads((ROOT / "eval_results.json").read_text(encoding="utf-8"))
+CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SNIPPETS = [code for language, code in CODE.findall(README) if language == "python"]
+PREDICT, EVALUATE, TRAIN, FINE_TUNE, RESUME, PUSH, TEST, SHIPPED = (
+    code.strip() for language, code in CODE.findall(README) if language == "bash"
+)
+
+# Stands in for `python`: instead of downloading CIFAR-100 it uses small data in the same layout; nothing else differs.
+PYTHON = """#!/bin/sh
+exec {python} -c 'import runpy, sys
+sys.path.insert(0, ".")
+sys.argv = sys.argv[1:]
+from eanet.data import cifar
+cifar.download_cifar100 = lambda *args: "{data}"
+runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    """A Hub with the published model."""
+    with Hub() as hub:
+        files = {}
+        names = [*KERAS_FILES, *SAVED_MODEL_FILES, "samples/apple.png", "README.md"]
+        for path in (p for name in names for p in ([ROOT / name] if (ROOT / name).is_file() else (ROOT / name).rglob("*"))):
+            lfs = any(fnmatch.fnmatch(path.name, pattern) for pattern in LFS_NAMES)
+            files[path.relative_to(ROOT).as_posix()] = File(path.read_bytes(), lfs)
+        hub.uploads |= {file.sha256: file.content for file in files.values() if file.lfs}
+        hub.repos[REPO] = Repo(REPO, private=False)
+        hub.repos[REPO].commit("main", "the model", files)
+        yield hub
+        assert not hub.complaints
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the repository with an activated environment, data and images under the names that the README uses."""
+    from PIL import Image
+
+    tree = tmp_path_factory.mktemp("readme") / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__"))
+    (tree / ".venv").symlink_to(sys.prefix)
+    data = write_official(tree.parent / "cifar-100-python", labels=CIFAR100_LABELS)
+    with tarfile.open(tree / "cifar-100-dev.tar.gz", "w:gz") as tar:
+        tar.add(data, data.name)
+    for split, count in (("train", 12), ("test", 4)):
+        for label, colour in (("red", (200, 40, 40)), ("green", (40, 180, 60))):
+            (tree / "my_images" / split / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (40, 40), tuple(c + i for c in colour)).save(
+                    tree / "my_images" / split / label / f"{i}.png"
+                )
+    shutil.copy(tree / "samples" / "apple.png", tree / "cat.jpg")
+    (tree.parent / "bin").mkdir()
+    python = tree.parent / "bin" / "python"
+    python.write_text(PYTHON.format(python=sys.executable, data=str(data)))
+    python.chmod(0o755)
+    return tree
+
+
+def run(command, cwd, hub, home, path=""):
+    """Run a command, or lines for the shell, with the test Hub as the Hub; return its standard output."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHONPATH", "KERAS_"))}
+    env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(path)}
+    env |= {"PATH": f"{cwd.parent / 'bin'}{os.pathsep}{env['PATH']}", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = ["bash", "-ec", command] if isinstance(command, str) else command
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def quick(command):
+    """Return a training command with one epoch in place of many."""
+    return re.sub(r"--epochs \d+", "--epochs 1", command)
+
+
+# Code -----------------------------------------------------------------------------------------------------------------
+
+
+def test_languages_and_snippets():
+    assert len(SNIPPETS) == 3
+    assert {language for language, _ in CODE.findall(README)} == {"python", "bash", "bibtex"}
+
+
+def test_keras_snippet_runs_without_our_code(hub, tmp_path):
+    assert "hf://" in SNIPPETS[0]
+    assert run([sys.executable, "-c", SNIPPETS[0]], tmp_path, hub, tmp_path / "home").split() == ["apple"]
+
+
+def test_old_client_snippet_runs_without_our_code(hub, tmp_path):
+    code = SNIPPETS[1] + "import numpy; print(model.predict(numpy.zeros((2, 32, 32, 3)), verbose=0).shape)"
+    client = installed("huggingface_hub==0.36.2")
+    assert run([sys.executable, "-c", code], tmp_path, hub, tmp_path / "home", client).strip() == "(2, 100)"
+
+
+def test_classify_snippet_names_the_class(hub, tree, tmp_path):
+    assert "'label': 'apple'" in run([sys.executable, "-c", SNIPPETS[2]], tree, hub, tmp_path)
+
+
+def test_first_command_predicts_the_samples(hub, tree, tmp_path):
+    *install, predict = PREDICT.split(" && ")
+    assert install == ["python3 -m venv .venv", ".venv/bin/pip install -r requirements.txt"]  # .ci/run installs
+    assert run(predict, tree, hub, tmp_path).count(".png\n") == len(list((ROOT / "samples").glob("*.png")))
+
+
+@pytest.mark.slow  # a new environment, some gigabytes
+def test_first_command_as_pasted(hub, tree, tmp_path):
+    (tree / ".venv").unlink()
+    try:
+        assert "apple" in run(PREDICT, tree, hub, tmp_path)
+    finally:
+        shutil.rmtree(tree / ".venv")
+        (tree / ".venv").symlink_to(sys.prefix)
+
+
+def test_test_command_is_what_ci_runs():
+    ci = (ROOT / ".ci" / "run").read_text()
+    _, install, test = TEST.split(" && ")
+    assert install.removeprefix(".venv/bin/pip install ") in ci and test.removeprefix(".venv/bin/python ") in ci
+
+
+def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
+    results = json.loads(run(f"{EVALUATE} --json", tree, hub, tmp_path))
+    assert results["num_images"] == 48 and results["model"] == RESULTS["model"]
+
+
+def test_train_fine_tune_resume_and_push(hub, tree, tmp_path):
+    run(quick(TRAIN), tree, hub, tmp_path)
+    assert "cat.jpg" in run(quick(FINE_TUNE), tree, hub, tmp_path)
+    weights = (tree / "runs/tuned/model.weights.h5").read_bytes()
+    run(quick(RESUME), tree, hub, tmp_path)
+    assert (tree / "runs/tuned/model.weights.h5").read_bytes()[:8] == weights[:8]
+    printed = run(PUSH, tree, hub, tmp_path)
+    assert "USER/NAME" in printed and "model.weights.h5" in printed and "USER/NAME" not in hub.repos
+
+
+def test_shipped_commands_are_those_of_the_record(hub, tree, tmp_path):
+    commands = SHIPPED.splitlines()
+    assert commands == [record["command"] for record in training_runs(RESULTS["training"])]
+    run("\n".join(map(quick, commands)), tree, hub, tmp_path)
+    output = tree / "runs" / ("tuned" if "--init-from" in commands[-1] else "small")
+    recipe = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))["training"]["recipe"]
+    differ = {name for name, value in RESULTS["training"]["recipe"].items() if recipe[name] != value}
+    assert differ <= {"epochs", "warmup_epochs", "ema"}  # the last two follow the number of epochs and steps
+    assert shlex.split(commands[-1])[:2] == ["python", "train.py"]
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+# No file here holds these: versions of Python, Keras, huggingface_hub and the licence.
+VERSIONS = {"3.11", "3.13", "0.36", "1.0", "2.0"}
+
+
+@pytest.fixture(scope="module")
+def regions():
+    """The regions as the shipped files give them."""
+    return card_regions(collect_facts(ROOT, RESULTS, from_pretrained_keras(ROOT), REPO))
+
+
+def test_regions_are_those_of_the_shipped_files(regions):
+    found = {
+        match[1]: match[2] for match in re.finditer(r"^<!-- ([\w-]+) -->\n(.*?)\n?<!-- /\1 -->$", README, re.DOTALL | re.M)
+    }
+    assert set(found) >= {"summary", "samples", "exports", "results", "evaluation", "architecture", "training", "classes"}
+    for name, text in found.items():
+        assert text == regions[name], name
+
+
+def test_no_measured_number_stands_outside_the_regions():
+    words = CODE.sub("", re.sub(r"^<!-- ([\w-]+) -->$.*?^<!-- /\1 -->$", "", README, flags=re.DOTALL | re.MULTILINE))
+    words = re.sub(r"`[^`]*`|\]\([^)]*\)", " ", words)
+    unit = r"%|M\b|ms\b|s\b|MB\b|times\b|seconds\b|minutes\b|hours\b|images/s"
+    found = {m[0].rstrip(".,") for m in re.finditer(rf"\d[\d,]*\.\d+(?: ?(?:{unit}))?|\d[\d,]* ?(?:{unit})", words)}
+    split = f"{100 * RESULTS['training']['recipe']['validation_split']:g}%"
+    assert found <= VERSIONS | {split} and split in found
+
+
+def test_body_is_short():
+    body = re.sub(r"<details>.*?</details>", "", README, flags=re.DOTALL)
+    assert body.count("\n") <= 190 and len(body.split()) <= 1400
