@@ -11,8 +11,8 @@ from pathlib import Path
 from eanet.cli import UserError, atomic_path, first_line, temporary_folder, write_text
 from eanet.hub.card import repository_of, update_card
 from eanet.hub.card_facts import collect_facts
-from eanet.hub.provenance import drop_other_weights, other_weights
-from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, TREE, Staged, stage_run
+from eanet.hub.provenance import checksum_of, drop_other_weights, other_weights
+from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, TREE, clear_outputs, stage_run
 from eanet.hub.upload import export_if_possible
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
@@ -40,6 +40,32 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
     Raises:
         UserError: the run does not belong together, or `tree` is not a repository with a card.
     """
+    repo_id = _check(run, data, tree)
+    commands = _commands(tree, data)
+    with temporary_folder(prefix="eanet-promote-") as folder:
+        print(f"checking {run} …", file=sys.stderr)
+        staged = stage_run(run, folder, tree)
+        if not dry_run and not (folder / ONNX_FILE).exists():
+            export_if_possible(staged.model, folder / ONNX_FILE)
+        new = [name for name in _files(folder) if _matches(name, INSTALLED)]
+        gone = [name for name in _files(tree) if _matches(name, REPLACED) and name not in new]
+        gone += other_weights(tree, staged.model)
+        if dry_run:
+            lines = _lines("write", [*new, CARD]) + _lines("delete", gone) + _lines("run", commands)
+            return "\n".join(["dry run: nothing was changed", *lines])
+        _install(new, gone, folder, tree)
+        drop_other_weights(tree, staged.model)
+        failed = [command for command in commands if not _run(command, tree)]
+        drop_other_weights(tree, staged.model)  # what a script that failed has left
+        facts = collect_facts(tree, staged.results, staged.model, repo_id)
+        write_text(tree / CARD, update_card((tree / CARD).read_text(encoding="utf-8"), facts, str(tree / CARD)))
+    lines = _lines("wrote", [*new, CARD]) + _lines("deleted", [name for name in gone if not (tree / name).exists()])
+    lines += _lines("ran", [command for command in commands if command not in failed]) + _lines("failed", failed)
+    return "\n".join([f"promoted {run} to {tree}", *lines])
+
+
+def _check(run: Path, data: str | None, tree: Path) -> str:
+    """Check the arguments of `promote`, and return the repository that the card names."""
     if not (tree / "pyproject.toml").is_file() or not (tree / CARD).is_file():
         raise UserError(f"{tree}: not a copy of the repository, with pyproject.toml and {CARD}; run promote in one")
     if run.is_dir() and run.resolve() == tree.resolve():
@@ -49,32 +75,20 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
     repo_id = repository_of((tree / CARD).read_text(encoding="utf-8"))
     if repo_id is None:
         raise UserError(f"{tree / CARD}: its code must load the model from one Hub repository, user/name")
-    with temporary_folder(prefix="eanet-promote-") as folder:
-        print(f"checking {run} …", file=sys.stderr)
-        staged = stage_run(run, folder, tree)
-        if not dry_run and not (folder / ONNX_FILE).exists():
-            export_if_possible(staged.model, folder / ONNX_FILE)
-        new = [name for name in _files(folder) if _matches(name, INSTALLED)]
-        gone = [name for name in _files(tree) if _matches(name, REPLACED) and name not in new]
-        commands = _commands(tree, data)
-        if dry_run:
-            gone += other_weights(tree, staged.model)
-            return "\n".join(["dry run: nothing was changed", *_lines("write", [*new, ONNX_FILE, CARD]),
-                              *_lines("delete", gone), *_lines("run", commands)])  # fmt: skip
-        for name in new:
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(tree / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
-        for name in gone:
-            (tree / name).unlink()
-        gone += other_weights(tree, staged.model)
-        drop_other_weights(tree, staged.model)
-        failed = [command for command in commands if not _run(command, tree)]
-        _write_card(tree, staged, repo_id)
-    gone = [name for name in gone if not (tree / name).exists()]
-    commands = [command for command in commands if command not in failed]
-    return "\n".join([f"promoted {run} to {tree}", *_lines("wrote", [*new, CARD]), *_lines("deleted", gone),
-                      *_lines("ran", commands), *_lines("failed", failed)])  # fmt: skip
+    return repo_id
+
+
+def _install(new: list[str], gone: list[str], folder: Path, tree: Path) -> None:
+    """Copy the files `new` from the staging folder to the tree and delete those in `gone`."""
+    if checksum_of(tree) != checksum_of(folder):
+        for path in tree.glob("examples/*.ipynb"):
+            clear_outputs(path)
+    for name in new:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(tree / name) as temporary:
+            shutil.copyfile(folder / name, temporary)
+    for name in gone:
+        (tree / name).unlink(missing_ok=True)
 
 
 def _commands(tree: Path, data: str | None) -> list[tuple]:
@@ -94,12 +108,6 @@ def _run(command: tuple, tree: Path) -> bool:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         print(f"{command[0]} failed: {first_line(reason)}", file=sys.stderr)
     return done.returncode == 0
-
-
-def _write_card(tree: Path, staged: Staged, repo_id: str) -> None:
-    drop_other_weights(tree, staged.model)  # of scripts that failed
-    facts = collect_facts(tree, staged.results, staged.model, repo_id)
-    write_text(tree / CARD, update_card((tree / CARD).read_text(encoding="utf-8"), facts, str(tree / CARD)))
 
 
 def _files(root: Path) -> list[str]:

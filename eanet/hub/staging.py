@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import eanet
-from eanet.cli import UserError, first_line, read_json, write_json
+from eanet.cli import UserError, read_json, write_json
+from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
+from eanet.hub.checks import HISTORY, RESULTS
 from eanet.hub.errors import TOKEN
 from eanet.hub.provenance import checksum_of, drop_other_weights
-from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
+from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
 TREE = Path(eanet.__file__).absolute().parent.parent
-RESULTS, HISTORY, CARD = "eval_results.json", "history.json", "README.md"
+CARD = "README.md"
 # Everything that ever goes up, as patterns of paths. From the run's folder:
 ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
              "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
@@ -77,7 +77,7 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
     _check_complete(run, folder)
     results = read_results(folder, run)
     model = from_pretrained_keras(folder)
-    _check_one_run(run, folder, results, model)
+    checks.check_one_run(run, folder, results, model)
     if with_programs and tree.absolute() != run.absolute():
         _copy_shared(tree, folder, model)
     drop_other_weights(folder, model)
@@ -176,7 +176,7 @@ def _copy_shared(tree: Path, folder: Path, model) -> None:
                 _copy(tree, folder, [name], cached=True)
     if checksum_of(tree) != checksum_of(folder):
         for path in folder.glob("examples/*.ipynb"):
-            _clear_outputs(path)
+            clear_outputs(path)
 
 
 def _architecture(folder: Path) -> dict | None:
@@ -186,7 +186,7 @@ def _architecture(folder: Path) -> dict | None:
     return {**EANetConfig.from_json_file(path).to_dict(), "id2label": None} if path.is_file() else None
 
 
-def _clear_outputs(path: Path) -> None:
+def clear_outputs(path: Path) -> None:
     """Remove a notebook's outputs: they show what other weights predict."""
     notebook = read_json(path)
     for cell in notebook.get("cells", []):
@@ -202,85 +202,3 @@ def _check_complete(run: Path, folder: Path) -> None:
         if not (folder / name).exists():
             hint = f"`python train.py --export {run}` adds it" if name in SAVED_MODEL_FILES else "train it to its end"
             raise UserError(f"{run}: {name} is missing; {hint}")
-
-
-def _check_one_run(run: Path, folder: Path, results: dict, model) -> None:
-    """Check that weights, SavedModel, ONNX file, results, history and logs are of one run."""
-    import numpy as np
-
-    same = functools.partial(_check_same, run)
-    same(checksum_matches(model, results["model"]["checksum"]), "model.weights.h5 with config.json", RESULTS)
-    size = model.config.image_size
-    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
-    expected = np.asarray(model(images))
-    formats = {"config.json's Keras half": _predict_keras, "the SavedModel": _predict_saved_model}
-    if (folder / ONNX_FILE).exists():
-        formats[ONNX_FILE] = functools.partial(_predict_onnx, model)
-    for name, predict in formats.items():
-        try:
-            predicted = predict(folder, images)
-        except ImportError:
-            print(f"{name} was not checked: the packages for it are not installed", file=sys.stderr)
-            continue
-        except Exception as error:  # the loaders raise anything on a damaged file
-            raise UserError(f"{run}: {name} cannot be loaded ({first_line(error)})") from None
-        same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
-    if (folder / HISTORY).is_file() and results["training"] is not None:
-        _check_history(run, folder, results["training"], same)
-
-
-def _check_history(run: Path, folder: Path, training: dict, same) -> None:
-    import numpy as np
-
-    try:
-        history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
-        of_run = (len(history["loss"]), history["loss"][-1]) == (training["epochs"], training["final_loss"])
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise UserError(f"{run}: {HISTORY} is damaged") from None
-    same(of_run, HISTORY, RESULTS)
-    for split, key in (("train", "loss"), ("validation", "val_loss")):
-        for file in sorted((folder / "logs" / split).glob("*tfevents*")):
-            logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
-            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", HISTORY)
-
-
-def _check_same(run: Path, ok, name: str, other: str) -> None:
-    if not ok:
-        raise UserError(f"{run}: {name} and {other} are of different runs; bring the files of one run together")
-
-
-def _predict_keras(folder: Path, images):
-    import keras
-    import numpy as np
-
-    return np.asarray(keras.saving.load_model(folder)(images))
-
-
-def _predict_saved_model(folder: Path, images):
-    import tensorflow as tf
-
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    (probabilities,) = signature(tf.constant(images)).values()
-    return probabilities.numpy()
-
-
-def _predict_onnx(model, folder: Path, images):
-    """Return an empty array for a file made from another model."""
-    import numpy as np
-    import onnxruntime  # noqa: F401, an ImportError means that the file is not checked
-
-    from eanet.export import OnnxModel
-
-    exported = OnnxModel(folder / ONNX_FILE)
-    return exported.predict_on_batch(images) if checksum_matches(model, exported.checksum) else np.empty(0)
-
-
-def _logged(file: Path, tag: str) -> list[float]:
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    found = []
-    for event in EventFileLoader(str(file)).Load():
-        for value in event.summary.value:
-            if value.tag == tag:
-                found.append(value.tensor.float_val[0] if value.HasField("tensor") else value.simple_value)
-    return found
