@@ -1,12 +1,15 @@
-"""The benchmarks measure what they say: the example is the example, counts and fits are right, and all of them run."""
+"""The benchmarks: the example is the published one, counts and fits are right, and results are read by key."""
 
 import json
+import random
+import re
+import shlex
 import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_official
+from conftest import ROOT, run_main, write_official
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -14,14 +17,148 @@ import ablation
 import attention_scaling
 import common
 import evaluation
+import exports
 import keras_io_example
+import predict_speed
+import readme
 import train_speed
 
-import modeling_eanet
-from modeling_eanet import CIFAR100_LABELS, EANetConfig, build_eanet
+from eanet import saving
+from eanet.train_config import TrainConfig
+from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
+
+RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
+PROGRAMS = [ablation, attention_scaling, evaluation, exports, predict_speed, readme, train_speed]
 
 
-def test_the_example_is_the_one_that_was_published():
+def results(name):
+    return json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def walk(value):
+    """Yield every key of nested dictionaries and lists."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from walk(item)
+    yield from value if isinstance(value, dict) else ()
+
+
+def shuffled(value, rng):
+    """Return a copy of nested JSON values with the keys of every object in random order."""
+    if isinstance(value, dict):
+        keys = list(value)
+        rng.shuffle(keys)
+        return {key: shuffled(value[key], rng) for key in keys}
+    return [shuffled(item, rng) for item in value] if isinstance(value, list) else value
+
+
+# Results and README.md ------------------------------------------------------------------------------------------------
+
+
+def test_readme_is_generated_from_the_results():
+    assert readme.render() == (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert set(RESULTS) == set(readme.SECTIONS)
+
+
+def test_key_order_does_not_change_the_readme(tmp_path):
+    for seed in range(3):
+        rng = random.Random(seed)
+        for name in RESULTS:
+            (tmp_path / f"{name}.json").write_text(json.dumps(shuffled(results(name), rng)))
+        assert readme.render(tmp_path) == readme.render()
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_keys_are_identifiers(name):
+    keys = set(walk(results(name)))
+    assert {"rows", "command", "hardware", "date", "versions"} <= keys
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in keys), keys
+
+
+def test_every_caption_has_its_command_hardware_and_date():
+    text = readme.render()
+    for name in RESULTS:
+        found = results(name)
+        assert readme.measured(found) == f"`{found['command']}` on {found['hardware']}, {found['date']}."
+        assert readme.measured(found) in text
+
+
+def test_one_table_has_every_prediction_time():
+    table = readme.render().split("## Prediction speed")[1].split("##")[0]
+    columns = ("one image, ms, all cores", "one image, ms, one core", "cold start, s, all cores", "cold start, s, one core")
+    assert all(table.count(column) == 1 for column in columns) and "cold start" not in readme.render().split(table)[1]
+    rows = {row["form"]: row for row in results("exports")["rows"]}
+    assert f"| {rows['ONNX']['one_image_ms']:.2f} | {rows['ONNX']['cold_start_s']:.3f} |" in table
+    assert f"| {results('predict_speed')['cold_start_s']:.2f} | {rows['Keras']['one_image_ms']:.2f} |" in table
+
+
+def test_readme_leaves_out_other_weights_and_missing_results(tmp_path):
+    for name in RESULTS:
+        (tmp_path / f"{name}.json").write_text(json.dumps(results(name)))
+    checksum = results("exports")["checksum"]
+    assert readme.render(tmp_path, checksum) == readme.render()
+    other = readme.render(tmp_path, "00000000")
+    marked = re.sub(r"<!-- weights \w+ -->.*?<!-- end -->\n*", "", readme.render(), flags=re.DOTALL)
+    for heading in ("## Exports", "## Evaluation"):
+        assert heading in readme.render() and heading not in other + marked
+    (tmp_path / "exports.json").unlink()
+    assert "one core" not in readme.render(tmp_path) and "## Training speed" in readme.render(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["[]", "{}", "no json", '{"rows": [{}]}'])
+def test_damaged_results_are_named(damage, tmp_path):
+    (tmp_path / "ablation.json").write_text(damage)
+    with pytest.raises(UserError, match=r"ablation\.json: "):
+        readme.render(tmp_path)
+
+
+def test_results_are_of_the_shipped_weights():
+    from modeling_eanet import from_pretrained_keras
+
+    checksum = saving.model_checksum(from_pretrained_keras(ROOT))
+    assert {results(name)["checksum"] for name in ("evaluation", "exports")} == {checksum}
+
+
+def test_a_report_says_how_it_was_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["x", "--data", str(tmp_path), f"--other={tmp_path}", "--rounds", "2"])
+    row = {"model": "a", "images_per_second": 1234.567, "fastest_step_ms": 2.0, "times_the_example": 1.0}
+    common.report("train_speed", [row], note="x")
+    written = json.loads((tmp_path / "train_speed.json").read_text())
+    assert written["rows"] == [row] and written["note"] == "x" and written["hardware"] and written["versions"]["keras"]
+    data = shlex.quote(tmp_path.name)
+    assert written["command"] == f"python benchmarks/train_speed.py --data {data} --other={data} --rounds 2"
+    text = (tmp_path / "README.md").read_text()
+    assert "| a | 1,235 | 2.00 | 1.00 |" in text and written["command"] in text
+    assert capsys.readouterr().out == "wrote benchmarks/train_speed.json and README.md\n"
+
+
+# Command lines --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+def test_bad_arguments_are_one_line(program, capsys):
+    assert run_main(program, "--help") == 0 and run_main(program, "--no-such-option") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{program.__name__}.py: error: ")
+    if program in (ablation, evaluation, exports, train_speed):
+        assert run_main(program, "--data", "nowhere") == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"{program.__name__}.py: error: ") and "nowhere" in err and err.count("\n") == 1
+
+
+def test_data_that_is_not_cifar100_is_an_error(official):
+    with pytest.raises(UserError, match="must be CIFAR-100 with a test split"):
+        common.cifar100(official, EANetConfig())
+
+
+def test_a_failed_program_is_an_error():
+    with pytest.raises(UserError, match=r"python -c .*: exit status 3 \(oh\)"):
+        common.run_python("-c", "import sys; print('no\\noh', file=sys.stderr); sys.exit(3)", quiet=True)
+
+
+# Contenders, timing and counts ----------------------------------------------------------------------------------------
+
+
+def test_the_example_is_the_published_one():
     model = keras_io_example.build()
     assert model.count_params() == 361_380 + 7  # its normalisation's means, variances and count
     assert (keras_io_example.IMAGES, keras_io_example.EPOCHS, keras_io_example.BATCH) == (40_000, 50, 128)
@@ -34,7 +171,7 @@ def test_macs_of_the_flagship_counted_by_hand():
     stem = 32 * 32 * 27 * 32 + 16 * 16 * 9 * 32 * 64
     block = [d * slots * 2 + d * 2 * d * 2 + 2 * d * 9 for d, slots in ((64, 64), (112, 112))]
     expected = stem + 2 * 256 * block[0] + 64 * 9 * 64 * 112 + 3 * 64 * block[1] + 112 * 100
-    assert common.macs(build_eanet(EANetConfig.preset("small"))) == expected
+    assert common.macs(build_eanet(EANetConfig.preset("small"))) == expected == results("ablation")["rows"][0]["macs"]
 
 
 def test_contenders_take_turns():
@@ -44,8 +181,28 @@ def test_contenders_take_turns():
     assert min(seconds["b"]) >= 0.02 and [len(s) for s in seconds.values()] == [3, 3]
 
 
-def test_a_ratio_is_taken_round_by_round():
+def test_a_ratio_is_taken_per_round():
     assert common.ratio([2.0, 40.0, 6.0], [1.0, 10.0, 2.0]) == 3.0  # a slow round is slow for both
+
+
+@pytest.mark.slow  # XLA takes long to compile the example
+def test_every_contender_trains(monkeypatch):
+    monkeypatch.setattr(train_speed, "STEPS", 1)
+    runs = train_speed.contenders()
+    assert list(runs) == ["Keras example", "keras-io preset", "small preset"]
+    for run in runs.values():
+        run()
+
+
+def test_the_shipped_forms_are_timed_alike():
+    found = exports.forms()
+    assert list(found) == ["Keras", "Keras, folded", "ONNX"]
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    seconds = predict_speed.time_predictions({"ONNX": found["ONNX"]}, images, 2)
+    assert len(seconds["ONNX"]) == 2 and min(seconds["ONNX"]) > 0
+
+
+# Scaling --------------------------------------------------------------------------------------------------------------
 
 
 def test_slopes_are_fitted_from_1024_tokens_on():
@@ -54,9 +211,25 @@ def test_slopes_are_fitted_from_1024_tokens_on():
     assert attention_scaling.slope(points[:5]) is None
 
 
-@pytest.mark.parametrize("kind", attention_scaling.KINDS)
-def test_a_point_of_the_scaling_curve_is_measured(kind):
-    found = attention_scaling.point(kind, 256, "training step", 1)
+def test_the_scaling_summary_keeps_points_out_of_memory():
+    external = {n: {"seconds": n / 1e6, "megabytes": n / 100} for n in (1024, 2048, 4096)}
+    other = {1024: {"seconds": 1e-4, "megabytes": 99.0}, 2048: {"seconds": 1.0, "megabytes": 400.0}, 4096: None}
+    found = {(kind, mode): external if kind == "external" else other
+             for kind in attention_scaling.KINDS for mode in attention_scaling.MODES}  # fmt: skip
+    summary = attention_scaling.summarise(found)
+    assert summary["external_is_faster_from"] == {"forward": 2048, "training_step": 2048}
+    assert summary["slopes"][0] == {
+        "attention": "external",
+        "mode": "forward",
+        "time": pytest.approx(1),
+        "memory": pytest.approx(1),
+    }
+    lost = [row for row in summary["rows"] if row["milliseconds"] is None]
+    assert [(row["attention"], row["tokens"], row["megabytes"]) for row in lost] == [("self", 4096, None)] * 2
+
+
+def test_a_training_step_is_measured():
+    found = attention_scaling.point("external", 256, "training_step", 1)
     assert 0 < found["seconds"] < 60 and 0 < found["megabytes"] < 10_000
 
 
@@ -66,58 +239,43 @@ def test_self_attention_holds_its_scores_and_external_attention_does_not():
     assert theirs > scores > 4 * ours
 
 
-def test_seeds_are_summed_up_by_mean_and_sample_standard_deviation():
-    assert ablation.percent([0.5]) == "50.00 %"
-    assert ablation.percent([0.5, 0.52, 0.54]) == "52.00 ± 2.00 %"
+# Ablation and evaluation ----------------------------------------------------------------------------------------------
+
+
+def test_seeds_are_summarised_by_mean_and_sample_deviation():
+    assert ablation.mean_and_deviation([0.5]) == (0.5, None)
+    assert ablation.mean_and_deviation([0.5, 0.52, 0.54]) == (pytest.approx(0.52), pytest.approx(0.02))
 
 
 def test_without_ema_are_the_last_weights_of_the_run(tmp_path, monkeypatch):
-    """A run whose average never leaves the first weights: what was learned is in the last ones alone."""
-    import train
+    """The average of this run never leaves the initial weights, so only the last weights have learned."""
+    from eanet import trainer
 
-    monkeypatch.setattr(modeling_eanet, "can_write_saved_model", lambda: False)
-    data = write_official(tmp_path / "cifar-100-python", train=640, test=100, labels=CIFAR100_LABELS)
-    options = ["--preset", "tiny", "--epochs", "3", "--batch-size", "16", "--learning-rate", "0.01", "--ema", "0.99999"]
-    args = train.parse_args(["--data", str(data), *options, "--cutmix", "0", "--output", str(tmp_path / "run")])
-    shipped = train.train(args)["accuracy"]
-    assert ablation.without_ema(tmp_path / "run", str(data), seed=0) > shipped + 0.3
-
-
-@pytest.mark.slow  # XLA takes its time to compile the example
-def test_every_contender_trains_on_the_same_pictures(monkeypatch):
-    monkeypatch.setattr(train_speed, "STEPS", 1)
-    runs = train_speed.contenders()
-    assert list(runs) == ["Keras example", "keras-io preset", "small preset"]
-    for run in runs.values():
-        run()
+    monkeypatch.setattr(saving, "can_write_saved_model", lambda: False)
+    data = write_official(tmp_path / "cifar-100-python", train=320, test=100, labels=CIFAR100_LABELS)
+    recipe = dict(preset="tiny", epochs=3, batch_size=16, learning_rate=0.01, ema=0.99999, cutmix=0.0, validation_split=0.0)
+    shipped = trainer.train(TrainConfig(data=str(data), output=tmp_path / "run", **recipe))["accuracy"]
+    assert ablation.accuracy_without_ema(tmp_path / "run", str(data)) > shipped + 0.3
 
 
-def test_superclasses_have_five_classes_each_and_all_of_them():
+def test_superclasses_partition_the_classes():
     names = [names.split() for names in evaluation.SUPERCLASSES.values()]
     assert len(names) == 20 and {len(five) for five in names} == {5}
     assert sorted(sum(names, [])) == sorted(CIFAR100_LABELS)
 
 
-def test_the_calibration_error_is_the_gap_weighed_by_the_pictures():
-    error, bins = evaluation.calibration(np.array([0.9, 0.9, 0.1, 1.0]), np.array([True, False, False, True]))
-    assert error == pytest.approx((2 * 0.4 + 0.1 + 0.0) / 4)
-    assert [(b["count"], b["accuracy"]) for b in bins] == [(1, 0.0), (2, 0.5), (1, 1.0)]
-    assert all(b["from"] <= b["confidence"] <= b["to"] for b in bins)
+def test_superclass_accuracy_counts_any_class_of_the_superclass():
+    y = np.arange(100)
+    predicted = y.copy()
+    beaver, dolphin, shark = (CIFAR100_LABELS.index(name) for name in ("beaver", "dolphin", "shark"))
+    predicted[[beaver, dolphin]] = dolphin, shark
+    rows, facts = evaluation.superclass_results(predicted, y, CIFAR100_LABELS)
+    mammals = {"superclass": "aquatic mammals", "num_images": 5, "top1_accuracy": 0.6, "superclass_accuracy": 0.8}
+    assert rows[-1] == mammals and rows[0]["top1_accuracy"] == 1 and facts["superclass_accuracy"] == 0.99
+    assert facts["superclass_confusion"]["counts"][0][1] == 1  # aquatic mammals taken for fish
 
 
-def test_confusions_count_both_ways():
+def test_confusions_count_both_directions():
     y, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 0, 0, 0, 2, 1])
     found = evaluation.confusions(predicted, y, ["a", "b", "c"], 2)
     assert found == [{"classes": ["a", "b"], "count": 3, "of": 4}, {"classes": ["b", "c"], "count": 1, "of": 4}]
-
-
-def test_a_report_says_how_it_was_made(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(common, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["x", "--data", str(tmp_path)])
-    common.report("speed", ["model", "images/s"], [["a", 1234.567], ["b", 2]], slopes={"time": 1.0})
-    written = json.loads((tmp_path / "speed.json").read_text())
-    assert written["rows"] == [{"model": "a", "images/s": 1234.567}, {"model": "b", "images/s": 2}]
-    assert written["slopes"] == {"time": 1.0} and written["hardware"] and written["versions"]["keras"]
-    assert written["command"] == f"python benchmarks/speed.py --data {tmp_path.name}"
-    text = (tmp_path / "speed.md").read_text()
-    assert "| a | 1,235 |" in text and written["command"] in text and text.strip() in capsys.readouterr().out
