@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import weakref
@@ -85,6 +86,15 @@ def write_official(folder, train=192, test=48, labels=LABELS):
     meta = {b"fine_label_names": [label.encode() for label in labels]}
     (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
     return folder
+
+
+def copy_files(names, source, target):
+    """Copy the files and folders `names` of `source` to the new folder `target`, and return it."""
+    target.mkdir()
+    for name in names:
+        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
+        copy(source / name, target / name)
+    return target
 
 
 def run_program(name, *args, env=None, timeout=300, stdin=None, **kwargs):

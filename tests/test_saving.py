@@ -1,95 +1,39 @@
-"""What is saved loads anywhere: other Keras versions, other backends, other huggingface_hub, and no code of ours."""
+"""eanet.saving: what is saved and loaded, what is removed, the checksum."""
 
+import dataclasses
 import json
-import shutil
+import sys
 
 import keras
 import numpy as np
 import pytest
-from apart import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_apart, trainable
-from conftest import ROOT, colour_pictures, tiny_config
+import tf_keras
+from conftest import ROOT, colour_images, copy_files, tiny_config
 
-import modeling_eanet
-from modeling_eanet import (
+from eanet.saving import (
     KERAS_FILES,
+    LEGACY_ONNX_FILE,
+    ONNX_FILE,
     SAVED_MODEL_FILES,
-    EANetConfig,
-    build_eanet,
-    deployment_form,
-    from_pretrained_keras,
+    add_saved_model,
+    checksum_matches,
+    model_checksum,
     save_pretrained_keras,
 )
+from modeling_eanet import EANetConfig, UserError, build_eanet, from_pretrained_keras
 
-PICTURES = colour_pictures(16)[0]
-
-LOAD_WITH_OURS = """
-import sys, numpy as np, huggingface_hub
-assert huggingface_hub.__version__ == sys.argv[4]
-sys.path.insert(0, sys.argv[5])
-from modeling_eanet import from_pretrained_keras, predict_probabilities
-model = from_pretrained_keras("user/name", cache_dir=sys.argv[1], local_files_only=True)
-np.save(sys.argv[3], predict_probabilities(model, np.load(sys.argv[2]), 16))
-"""
-
-
-def copy_only(names, source, target):
-    target.mkdir()
-    for name in names:
-        copy = shutil.copytree if (source / name).is_dir() else shutil.copy
-        copy(source / name, target / name)
-    return target
+IMAGES = colour_images(16)[0]
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_model):
-    return np.asarray(tiny_model(PICTURES))
+    return np.asarray(tiny_model(IMAGES))
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
-def test_keras_loads_the_three_files_alone(backend, tiny_folder, expected, tmp_path):
-    if backend != "tensorflow":
-        pytest.importorskip(backend)
-    folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
-    output = run_apart(LOAD_WITH_KERAS, folder, "3.", backend=backend, pictures=PICTURES, cwd=tmp_path)
-    np.testing.assert_allclose(output, expected, atol=1e-4)
-    np.testing.assert_array_equal(output.argmax(axis=1), expected.argmax(axis=1))
-
-
-@pytest.mark.parametrize("preset", ["tiny", "keras-io", "small"])
-def test_the_oldest_keras_we_name_loads_them_too(preset, tmp_path):
-    model = build_eanet(EANetConfig.preset(preset))
-    save_pretrained_keras(model, tmp_path / "model", saved_model=False)
-    path = installed("keras==3.11.3", "--no-deps")
-    output = run_apart(LOAD_WITH_KERAS, tmp_path / "model", "3.11.3", path=path, pictures=PICTURES, cwd=tmp_path)
-    np.testing.assert_allclose(output, np.asarray(model(PICTURES)), atol=1e-5)
-
-
-def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expected, tmp_path):
-    folder = copy_only(SAVED_MODEL_FILES, tiny_folder, tmp_path / "model")
-    path = installed("huggingface_hub==0.36.2")
-    output = run_apart(
-        LOAD_WITH_HUB, folder, trainable(deployment_form(tiny_model)), path=path, pictures=PICTURES, cwd=tmp_path
-    )
-    np.testing.assert_allclose(output, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("client", ["0.36.2", "1.33.0"])
-def test_ours_loads_from_the_cache_of_older_hub_clients(client, tiny_folder, expected, tmp_path):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repo = tmp_path / "cache" / "models--user--name"
-    (repo / "snapshots").mkdir(parents=True)
-    copy_only(["config.json", "model.weights.h5"], tiny_folder, repo / "snapshots" / commit)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
-    path = installed(f"huggingface_hub=={client}")
-    output = run_apart(LOAD_WITH_OURS, tmp_path / "cache", client, ROOT, path=path, pictures=PICTURES, cwd=tmp_path)
-    np.testing.assert_allclose(output, expected, atol=1e-6)
-
-
-def test_from_pretrained_gives_the_model_back_with_its_config(tiny_model, tiny_folder, expected):
+def test_from_pretrained_restores_model_and_config(tiny_model, tiny_folder, expected):
     model = from_pretrained_keras(tiny_folder)
     assert model.config == tiny_model.config and model.config.id2label[0] == "red"
-    np.testing.assert_array_equal(np.asarray(model(PICTURES)), expected)
+    np.testing.assert_array_equal(np.asarray(model(IMAGES)), expected)
 
 
 def test_from_pretrained_downloads_two_files_of_the_revision(tiny_folder, monkeypatch):
@@ -108,19 +52,25 @@ def test_from_pretrained_downloads_two_files_of_the_revision(tiny_folder, monkey
     assert kwargs == {"revision": "v1", "token": "t", "cache_dir": "c", "local_files_only": True}
 
 
-@pytest.mark.parametrize("name", ["no/such/folder", "./nowhere", "nowhere"])
-def test_what_is_neither_folder_nor_repository_is_said(name):
-    with pytest.raises(FileNotFoundError, match=name):
+@pytest.mark.parametrize("name", ["no/such/folder", "./nowhere", "nowhere", "~/nowhere"])
+def test_neither_folder_nor_repo_id(name):
+    with pytest.raises(UserError, match=rf"^{name}: not a local folder, and not a Hub repo id \(user/name\)$"):
         from_pretrained_keras(name)
 
 
-def test_a_repository_that_the_hub_does_not_give_is_named(tmp_path):
-    with pytest.raises(OSError, match=r"runs/nope: no such folder, and not to be had from the Hub \(.+\)$"):
+def test_failed_download_names_the_repository(tmp_path):
+    with pytest.raises(UserError, match=r"^runs/nope: not a local folder, and could not be downloaded from the Hub \(.+\)$"):
         from_pretrained_keras("runs/nope", cache_dir=tmp_path, local_files_only=True)
 
 
+def test_download_without_the_hub_client_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="user/name: .*huggingface_hub.*pip install huggingface_hub"):
+        from_pretrained_keras("user/name")
+
+
 def test_both_halves_of_the_config_are_one_model(tiny_folder):
-    """Ours is read from the top, Keras' own from the rest; neither may say what the other does not."""
+    """Ours is read from the top, Keras' own from the rest."""
     written = json.loads((tiny_folder / "config.json").read_text())
     ours = build_eanet(EANetConfig.from_dict(written))
     theirs = keras.saving.deserialize_keras_object(written)
@@ -128,85 +78,138 @@ def test_both_halves_of_the_config_are_one_model(tiny_folder):
     assert [w.shape for w in theirs.weights] == [w.shape for w in ours.weights]
 
 
-def test_config_has_no_key_that_older_keras_refuses(tiny_folder):
+def test_config_has_no_key_that_old_keras_refuses(tiny_folder):
     text = (tiny_folder / "config.json").read_text()
     for key in ("input_axes", "output_axes", "quantization_config"):
         assert key not in text
     assert text.startswith('{\n  "model_type": "eanet",\n')
 
 
-def test_training_leaves_no_trace_in_what_is_saved(tmp_path):
+def test_training_state_is_not_saved(mixed_bfloat16, tmp_path):
     """No optimizer, no compile settings, no mixed precision: inference weights in float32."""
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
-        model = build_eanet(tiny_config())
-        model.compile("adam", "categorical_crossentropy")
-        model.train_on_batch(PICTURES, np.eye(3, dtype=np.float32)[np.zeros(16, int)])
-        save_pretrained_keras(model, tmp_path / "model", saved_model=True)
-    finally:
-        keras.config.set_dtype_policy("float32")
+    model = build_eanet(tiny_config())
+    model.compile("adam", "categorical_crossentropy")
+    model.train_on_batch(IMAGES, np.eye(3, dtype=np.float32)[np.zeros(16, int)])
+    save_pretrained_keras(model, tmp_path / "model", saved_model=True)
     text = (tmp_path / "model" / "config.json").read_text()
     assert "bfloat16" not in text and "optimizer" not in text and "adam" not in text.lower()
     loaded = keras.saving.load_model(tmp_path / "model")
     assert not loaded.compiled and loaded.count_params() == model.count_params()
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
-    import tf_keras
-
     saved_model = tf_keras.models.load_model(tmp_path / "model")
-    expected = np.asarray(loaded(PICTURES))
-    np.testing.assert_allclose(saved_model.predict(PICTURES.astype(np.float32), verbose=0), expected, atol=1e-6)
+    expected = np.asarray(loaded(IMAGES))
+    np.testing.assert_allclose(saved_model.predict(IMAGES.astype(np.float32), verbose=0), expected, atol=1e-6)
 
 
-def test_a_failed_save_leaves_what_was_there(tiny_model, tmp_path, monkeypatch):
-    save_pretrained_keras(tiny_model, tmp_path / "model", saved_model=False)
-    before = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+def test_model_loaded_by_keras_is_saved_the_same(tiny_folder, tmp_path):
+    model = keras.saving.load_model(tiny_folder)
+    with pytest.raises(UserError, match="no class names"):
+        save_pretrained_keras(model, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    save_pretrained_keras(model, tmp_path / "model", saved_model=False, config=tiny_folder)
+    saved = from_pretrained_keras(tmp_path / "model")
+    assert saved.config == from_pretrained_keras(tiny_folder).config
+    for ours, theirs in zip(saved.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
-    def full(*args):
+
+def contents(folder):
+    """Return the bytes of every file in `folder`, by relative path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_failed_save_leaves_the_old_files(tiny_model, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    save_pretrained_keras(tiny_model, folder, saved_model=False)
+    before = contents(folder)
+
+    def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(modeling_eanet, "_write_saved_model", full)
+    monkeypatch.setattr(tf_keras.Model, "save", full)
     with pytest.raises(OSError, match="No space"):
-        save_pretrained_keras(build_eanet(tiny_config()), tmp_path / "model", saved_model=True)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+        save_pretrained_keras(build_eanet(tiny_config()), folder, saved_model=True)
+    assert contents(folder) == before and list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_save_without_saved_model_removes_the_one_of_older_weights(tiny_folder, tmp_path):
-    folder = copy_only([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
+def test_without_tf_keras_the_saved_model_is_left_out(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    with pytest.raises(UserError, match="SavedModel needs TensorFlow, tf_keras"):
+        save_pretrained_keras(tiny_model, tmp_path / "model", saved_model=True)
+    assert save_pretrained_keras(tiny_model, tmp_path / "model") == list(KERAS_FILES)
+
+
+def test_saved_model_of_older_weights_is_removed(tiny_folder, tmp_path):
+    folder = copy_files([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
     save_pretrained_keras(build_eanet(tiny_config()), folder, saved_model=False)
     assert sorted(p.name for p in folder.iterdir()) == sorted(KERAS_FILES)
 
 
+@pytest.mark.parametrize("file", [ONNX_FILE, "onnx/model_int8.onnx", LEGACY_ONNX_FILE])
+def test_export_of_other_weights_is_removed(file, tiny_model, tmp_path):
+    for checksum, kept in (("00000000", False), (model_checksum(tiny_model), True)):
+        path = tmp_path / checksum / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"onnx " + checksum.encode() + b" onnx")
+        save_pretrained_keras(tiny_model, tmp_path / checksum, saved_model=False)
+        assert path.exists() == kept
+
+
+def test_saved_model_is_added_from_the_keras_files(tiny_folder, tmp_path):
+    folder = copy_files(KERAS_FILES, tiny_folder, tmp_path / "model")
+    before = model_checksum(from_pretrained_keras(folder))
+    add_saved_model(folder)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*KERAS_FILES, *SAVED_MODEL_FILES])
+    assert model_checksum(from_pretrained_keras(folder)) == before
+    with pytest.raises(UserError, match="no such folder"):
+        add_saved_model(tmp_path / "missing")
+
+
 def test_saving_twice_replaces_the_first(tiny_folder, tmp_path):
-    folder = copy_only([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
+    folder = copy_files([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
     other = build_eanet(tiny_config())
     save_pretrained_keras(other, folder, saved_model=True)
     assert sorted(p.name for p in folder.iterdir()) == sorted([*KERAS_FILES, *SAVED_MODEL_FILES])
-    np.testing.assert_array_equal(np.asarray(from_pretrained_keras(folder)(PICTURES)), np.asarray(other(PICTURES)))
+    np.testing.assert_array_equal(np.asarray(from_pretrained_keras(folder)(IMAGES)), np.asarray(other(IMAGES)))
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.weights.h5"])
-def test_a_missing_file_is_named(file, tiny_folder, tmp_path):
-    folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
-    (folder / file).unlink()
-    with pytest.raises(FileNotFoundError, match=file):
-        from_pretrained_keras(folder)
+# Missing, damaged and wrong files are in test_inference_process: test_broken_model_is_one_line_that_names_the_file.
 
 
-def test_weights_cut_short_are_named(tiny_folder, tmp_path):
-    folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
-    weights = folder / "model.weights.h5"
-    weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"model\.weights\.h5: .*damaged or cut short"):
-        from_pretrained_keras(folder)
-
-
-@pytest.mark.parametrize(
-    "change", [dict(embed_dims=(24, 24)), dict(depths=(1, 2)), dict(shared_memory=True), dict(depthwise_kernel=0)], ids=str
-)
+@pytest.mark.parametrize("change", [dict(depths=(1, 2)), dict(depthwise_kernel=0)], ids=str)
 def test_weights_of_another_architecture_are_named(change, tiny_folder, tmp_path):
-    folder = copy_only(KERAS_FILES, tiny_folder, tmp_path / "model")
-    tiny_config(**change).to_json_file(folder / "config.json")
-    with pytest.raises(ValueError, match=r"model\.weights\.h5: not the weights") as error:
+    folder = copy_files(KERAS_FILES, tiny_folder, tmp_path / "model")
+    (folder / "config.json").write_text(json.dumps(tiny_config(**change).to_dict()))
+    with pytest.raises(UserError, match=r"model\.weights\.h5: not the weights") as error:
         from_pretrained_keras(folder)
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------- checksum
+
+
+def with_config(model, **changes):
+    """Return a copy of `model` with other settings of the same architecture."""
+    copy = build_eanet(dataclasses.replace(model.config, **changes))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def test_checksum_covers_weights_and_labels_only(tiny_model):
+    checksum = model_checksum(tiny_model)
+    assert checksum == model_checksum(with_config(tiny_model, drop_path=0.0, interpolation="box"))
+    assert checksum != model_checksum(with_config(tiny_model, id2label=("red", "blue", "green")))
+    assert checksum != model_checksum(build_eanet(tiny_config()))  # other initial weights
+    assert checksum_matches(tiny_model, checksum)
+    assert not any(checksum_matches(tiny_model, other) for other in (None, "", "00000000"))
+
+
+def test_checksum_of_a_model_loaded_by_keras(tiny_folder, tiny_model):
+    model = keras.saving.load_model(tiny_folder)
+    assert model_checksum(model, config=tiny_folder) == model_checksum(tiny_model)
+    assert checksum_matches(model, model_checksum(tiny_model), config=tiny_folder)
+
+
+def test_checksum_recorded_by_older_versions_is_accepted():
+    """eval_results.json of earlier runs has one that hashed all settings."""
+    assert checksum_matches(from_pretrained_keras(ROOT), "7b3ac65b")
