@@ -30,8 +30,9 @@ def forms() -> dict:
         UserError: the ONNX file was exported from other weights.
     """
     from eanet.export import OnnxModel, find_onnx
+    from eanet.folding import fold
     from eanet.saving import checksum_matches
-    from modeling_eanet import fold, from_pretrained_keras
+    from modeling_eanet import from_pretrained_keras
 
     keras_model, path = from_pretrained_keras(common.ROOT), find_onnx(str(common.ROOT))
     onnx_model = OnnxModel(path, threads=1)

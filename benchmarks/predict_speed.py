@@ -28,7 +28,8 @@ def models() -> dict:
     import keras
     import keras_io_example
 
-    from modeling_eanet import EANetConfig, build_eanet, fold, from_pretrained_keras
+    from eanet.folding import fold
+    from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
     keras.utils.set_random_seed(0)
     preset, shipped = build_eanet(EANetConfig.preset("keras-io")), from_pretrained_keras(common.ROOT)

@@ -37,7 +37,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
 
-`DATA` is CIFAR-100 as train.py takes it. Run from the repository's root after `pip install -r requirements-dev.txt`.
+`DATA` is CIFAR-100 as train.py takes it. Run from the repository's root after `pip install -e ".[dev]"`.
 """
 
 

@@ -171,7 +171,7 @@ def test_a_different_export_is_not_written(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize("package", ["onnx", "tf2onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_a_hint(model, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=f"{package} is not installed; `pip install -r requirements-onnx.txt`"):
+    with pytest.raises(UserError, match=f"{package} is not installed; `pip install onnx tf2onnx onnxruntime`"):
         export_onnx(model, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -3,7 +3,7 @@
 from eanet.export import OnnxModel, find_onnx
 classify(OnnxModel(find_onnx(".")), ["samples/apple.png"])
 
-Importing this module needs NumPy only; running a file needs onnxruntime, and writing one `requirements-onnx.txt`.
+Importing this module needs NumPy only. Running a file needs onnxruntime; writing one also needs onnx and tf2onnx.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, require
+from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
-from modeling_eanet import EANetConfig, deployment_form, model_folder
+from modeling_eanet import EANetConfig, model_folder
 
-INSTALL = "`pip install -r requirements-onnx.txt`"
+INSTALL = "`pip install onnx tf2onnx onnxruntime`"
 MAX_DIFFERENCE = 1e-4  # between the probabilities of the export and of Keras; nothing is written above it
 
 
@@ -99,7 +100,7 @@ class OnnxModel:
     """
 
     def __init__(self, path, threads: int = 0):
-        onnxruntime = require("onnxruntime", INSTALL)
+        onnxruntime = require("onnxruntime", "`pip install onnxruntime`")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file; `python -m eanet.export` writes it")
         options = onnxruntime.SessionOptions()
