@@ -1,0 +1,106 @@
+"""Metrics, eval_results.json and --evaluate-only."""
+
+import json
+import pickle
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from conftest import colour_images, write_official
+from PIL import Image
+from training_runs import colours, error_line, finished, main, read_json
+
+from eanet import evaluation
+from eanet.data import Split
+
+
+def test_top_1_and_top_5_count_the_classes_that_score_higher(monkeypatch):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(20), 500)
+    split = Split(np.zeros((500, 1)), rng.integers(0, 20, 500), "test")
+    monkeypatch.setattr(evaluation, "predict_probabilities", lambda model, x, batch_size: probabilities)
+    results = evaluation.evaluate(None, split)
+    best = np.argsort(-probabilities, axis=1)
+    assert results["accuracy"] == np.mean(best[:, 0] == split.y)
+    assert results["top5_accuracy"] == np.mean([y in row for row, y in zip(best[:, :5], split.y, strict=True)])
+    true = np.take_along_axis(probabilities, split.y[:, None], axis=1)
+    assert results["loss"] == pytest.approx(-np.log(true).mean())
+
+    probabilities[:] = 1 / 20  # ties: a model that knows nothing is never right
+    assert evaluation.evaluate(None, split)["top5_accuracy"] == 0
+
+
+def test_calibration_error_is_the_weighted_gap():
+    confidence, correct = np.array([0.9, 0.9, 0.6, 1.0]), np.array([True, False, False, True])
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    error, bins = evaluation.calibration_error(probabilities, np.where(correct, 0, 1), bins=15)
+    assert error == pytest.approx((2 * 0.4 + 0.6 + 0.0) / 4)
+    assert [(b["count"], b["accuracy"]) for b in bins] == [(1, 0.0), (2, 0.5), (1, 1.0)]
+    assert all(b["from"] <= b["confidence"] <= b["to"] for b in bins)
+
+
+def test_measures_are_those_of_the_saved_weights():
+    import keras
+
+    record = pickle.loads((colours() / "test").read_bytes())
+    x, y = record[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(record[b"fine_labels"])
+    probabilities = keras.saving.load_model(finished()[0]).predict(x, verbose=0)
+    results = read_json(finished()[0] / "eval_results.json")
+    assert results["accuracy"] == np.mean(probabilities.argmax(axis=1) == y)
+    assert results["top5_accuracy"] == 1
+    assert results["loss"] == pytest.approx(-np.log(probabilities[np.arange(64), y]).mean(), rel=1e-5)
+
+
+def test_evaluate_only_prints_what_the_run_recorded():
+    recorded = read_json(finished()[0] / "eval_results.json")
+    status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", colours(), "--split", "test", "--json")
+    assert (status, json.loads(out)) == (0, recorded)
+
+
+def test_evaluate_only_prints_a_summary():
+    status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", colours())
+    results = read_json(finished()[0] / "eval_results.json")
+    first, second = out.splitlines()
+    assert status == 0 and first.startswith(f"top-1 {100 * results['accuracy']:.1f}%, top-5 100.0%, loss ")
+    assert first.endswith(" on 64 images of cifar-100-python, test split")
+    assert second == f"{results['model']['parameters']:,} parameters, preset tiny"
+
+
+def test_evaluate_only_measures_the_given_split():
+    status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", colours(), "--split", "train", "--json")
+    results = json.loads(out)
+    assert (status, results["num_images"], results["dataset"]["split"]) == (0, 320, "train")
+    assert results["training"] == read_json(finished()[0] / "eval_results.json")["training"]
+
+
+def test_missing_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for missing in (tmp_path / "nowhere", "nowhere", "runs/nowhere"):
+        status, out, err = main("--evaluate-only", "--model", missing, "--data", colours())
+        assert str(missing) in error_line(status, err)
+        assert out == ""
+
+
+def test_other_classes(tmp_path):
+    other = write_official(tmp_path / "other", labels=("red", "green", "violet"))
+    status, out, err = main("--evaluate-only", "--model", finished()[0], "--data", other)
+    line = error_line(status, err)
+    assert f"data {other}: its classes are not those of {finished()[0]} (blue); it must have all 3" in line
+    assert out == ""
+
+
+def test_missing_split(tmp_path):
+    for colour in ("red", "green", "blue"):
+        (tmp_path / "train" / colour).mkdir(parents=True)
+        Image.fromarray(colour_images(1)[0][0]).save(tmp_path / "train" / colour / "a.png")
+    status, _, err = main("--evaluate-only", "--model", finished()[0], "--data", tmp_path, "--split", "test")
+    assert f"split test: {tmp_path} has no such split" in error_line(status, err)
+
+
+def test_damaged_weights(tmp_path):
+    folder = shutil.copytree(finished()[0], tmp_path / "run")
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        file.visititems(lambda name, item: item.write_direct(item[()] * np.nan) if isinstance(item, h5py.Dataset) else None)
+    status, out, err = main("--evaluate-only", "--model", folder, "--data", colours())
+    assert "its weights are damaged" in error_line(status, err) and out == ""
