@@ -135,8 +135,9 @@ def weights_checksum(folder) -> str:
 def _matching_settings(config: TrainConfig) -> dict | None:
     """Return the settings if `config.output` holds this run. Raises UserError if it holds something else."""
     output = config.output
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output {output}: is a file, not a folder")
+    for path in (output, *output.parents):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"output {output}: {path} is a file, not a folder")
     if not (output / SETTINGS_FILE).is_file():
         if output.is_dir() and any(output.iterdir()):
             raise UserError(f"output {output}: is not empty and holds no training run; use another folder")
@@ -144,13 +145,13 @@ def _matching_settings(config: TrainConfig) -> dict | None:
             raise UserError(f"output {output}: holds no run to resume; leave out resume to start one")
         return None
     settings = read_settings(output)
+    same_weights = _same_initial_weights(config, settings)
     for name, value in recipe_of(config).items():
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
-        if name == "init_from" and _same_initial_weights(config, settings) is not None:
-            if _same_initial_weights(config, settings):
-                continue
-            recorded, value = (f"{path} (of other content)" for path in (recorded, value))
-        if recorded != value:
+        same = recorded == value
+        if name == "init_from" and same_weights is not None:
+            same, recorded = same_weights, f"{recorded} (other weights)"
+        if not same:
             raise UserError(
                 f"output {output}: holds another run, with {name} {recorded} instead of {value}; "
                 "use another folder, or that run's options to resume it"

@@ -1,0 +1,158 @@
+"""A run's folder: which runs may resume, the checkpoint, the recorded command."""
+
+import dataclasses
+
+import pytest
+from conftest import write_official
+from training_runs import RECIPE, colours, error_line, files_in, main, read_json, train_config, two_epochs
+
+from eanet.cli import write_json
+from eanet.run_dir import prepare_run, read_settings, reproducing_command, training_runs
+from modeling_eanet import UserError
+
+
+def config(folder, *options, data=None):
+    return train_config("--data", data or colours(), *RECIPE, "--output", folder, *options)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """The folder of a run that has a checkpoint, as far as its name goes."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_json(folder / "settings.json", prepare_run(config(folder)).settings)
+    (folder / "checkpoint.npz").touch()
+    return folder
+
+
+def error_of(*args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        prepare_run(config(*args, **kwargs))
+    return str(caught.value)
+
+
+# What resumes ---------------------------------------------------------------------------------------------------------
+
+
+def test_same_options_resume(started):
+    for options in ([], ["--resume"]):
+        run = prepare_run(config(started, *options))
+        assert run.resuming and run.settings == read_json(started / "settings.json") and run.initial_weights is None
+
+
+@pytest.mark.parametrize(("option", "value", "recorded"), [("seed", 99, 3), ("epochs", 6, 5), ("learning-rate", 0.5, 0.01)])
+def test_other_options_are_another_run(started, option, value, recorded):
+    field = option.replace("-", "_")
+    assert f"holds another run, with {field} {recorded} instead of {value}; " in error_of(started, f"--{option}", value)
+
+
+def test_other_data_is_another_run(started, tmp_path):
+    other = write_official(tmp_path / "cifar-100-python", train=321, test=64)
+    assert f"output {started}: holds a run on other data than {other}" in error_of(started, data=other)
+
+
+def test_missing_data_is_reported_before_another_run(started, tmp_path):
+    message = error_of(started, "--seed", 99, data=tmp_path / "nowhere")
+    assert message.startswith(f"data {tmp_path / 'nowhere'}: no such file or folder")
+
+
+def test_run_of_an_older_version_resumes(started):
+    """Fields that its settings lack have their defaults; what they call "begun_with" is the parent run."""
+    settings = read_json(started / "settings.json")
+    for key in ("initial_weights_crc32", "parent_run"):
+        settings.pop(key)
+    settings["begun_with"] = {"seed": 3, "data_crc32": settings["data_crc32"], "recipe": {"validation_split": 0.2}}
+    for key in ("cutmix", "precision", "set"):
+        settings["recipe"].pop(key)
+    for key in ("interpolation", "norm_epsilon", "drop_path"):
+        settings["config"].pop(key)
+    write_json(started / "settings.json", settings)
+    assert prepare_run(config(started)).resuming
+    assert "with cutmix 0.5 instead of 0.25" in error_of(started, "--cutmix", 0.25)
+    settings["begun_with"]["seed"] = 4
+    write_json(started / "settings.json", settings)
+    assert "overlaps the images" in error_of(started)
+
+
+def test_resume_needs_a_run(tmp_path):
+    assert error_of(tmp_path / "run", "--resume").startswith(f"output {tmp_path / 'run'}: holds no run to resume")
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_needs_a_checkpoint(started):
+    (started / "checkpoint.npz").unlink()
+    assert "holds no checkpoint yet" in error_of(started, "--resume")
+    assert prepare_run(config(started)).resuming
+
+
+def test_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert error_of(tmp_path).startswith(f"output {tmp_path}: is not empty")
+    for folder in (tmp_path / "thesis.tex", tmp_path / "thesis.tex" / "run"):
+        assert error_of(folder) == f"output {folder}: {tmp_path / 'thesis.tex'} is a file, not a folder"
+    assert files_in(tmp_path) == {"thesis.tex": b"mine"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": 1, "data_crc32": 2}', '{"recipe": {}}'])
+def test_damaged_settings(tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
+    message = error_of(tmp_path)
+    assert message.startswith(f"{tmp_path / 'settings.json'}: ")
+    with pytest.raises(UserError):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: content.replace(b".npy", b".nqy")],
+    ids=["truncated", "empty", "renamed"],
+)
+def test_damaged_checkpoint_is_reported_and_kept(tmp_path, damage):
+    folder = two_epochs(tmp_path)
+    path = folder / "checkpoint.npz"
+    path.write_bytes(damage(path.read_bytes()))
+    before = files_in(folder)
+    status, _, err = main("--data", colours(), *RECIPE, "--output", folder)
+    line = error_line(status, err)
+    assert str(path) in line and "cannot be resumed from" in line
+    assert files_in(folder) == before
+
+
+# The recorded command -------------------------------------------------------------------------------------------------
+
+
+def test_recorded_command_repeats_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = [*RECIPE, "--set", "slots=[2,3]", "--cutmix", 0, "--precision", "mixed_bfloat16", "--output", "runs/mine"]
+    given = train_config("--data", colours(), *options)
+    words = reproducing_command(given).split()
+    assert words[:4] == ["python", "train.py", "--data", "cifar-100-python"]
+    again = train_config(*(word.strip("'") for word in words[2:]))
+    assert again == dataclasses.replace(given, data="cifar-100-python")
+
+
+def test_recorded_command_has_paths_below_the_working_directory_only(tmp_path, monkeypatch):
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def command(*args):
+        return reproducing_command(train_config(*args))
+
+    assert command("--output", "runs/small") == command("--output", here / "runs" / "small") == "python train.py"
+    assert command("--output", "runs/mine") == "python train.py --output runs/mine"
+    assert command("--output", elsewhere) == command("--output", "../elsewhere") == "python train.py"
+    assert command("--data", ".") == "python train.py --data here"
+    assert command("--data", "../elsewhere/x.tar.gz") == "python train.py --data x.tar.gz"
+    assert command("--init-from", "runs/small") == "python train.py --init-from runs/small"
+    assert command("--init-from", "user/name", "--output", "runs/tuned") == "python train.py --init-from user/name"
+    assert command("--init-from", ".") == "python train.py --init-from ."
+    for path in (elsewhere, "../elsewhere", "runs/../../elsewhere"):
+        assert command("--init-from", path) == "python train.py --init-from elsewhere"
+
+
+def test_lineage_is_oldest_first_whatever_its_key():
+    oldest = {"seed": 0, "begun_with": None}
+    runs = training_runs({"seed": 2, "parent_run": {"seed": 1, "begun_with": oldest}})
+    assert [run["seed"] for run in runs] == [0, 1, 2]
+    assert training_runs({}) == []
