@@ -1,14 +1,17 @@
-"""What a run changes in a card, and what stays."""
+"""The card as a function of its facts: regions, front matter, escaping, and what a person wrote."""
 
+import copy
 import json
-import shutil
+import re
 
 import pytest
 import yaml
 from conftest import ROOT, tiny_config
 
-from card_regions import METRICS, REGIONS
-from model_card import _with_key, _with_region, _with_repo_id, build_card, model_index, split_card
+from eanet.cli import UserError
+from eanet.hub import card, front_matter
+from eanet.hub.card_facts import collect_facts
+from modeling_eanet import build_eanet
 
 RESULTS = {
     "accuracy": 0.5,
@@ -16,14 +19,38 @@ RESULTS = {
     "loss": 1.25,
     "num_images": 48,
     "dataset": {"id": "", "name": "fruits", "split": "test", "note": ""},
-    "model": {"preset": "tiny", "parameters": 9475},
+    "model": {"preset": "tiny", "parameters": 9475, "checksum": "abc"},
     "training": None,
     "versions": {"backend": "jax"},
 }
+RECIPE = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
+RECIPE |= dict(precision="float32", ema=0.9975)
+TRAINING = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
+TRAINING |= dict(date="2026-01-31", init_from="me/base", final_loss=1.0, recipe=RECIPE)
+HEAD = "---\n---\n"
 
 
-def card(base, folder, results=RESULTS):
-    return build_card(base, folder, results, "me/new", where="README.md")
+@pytest.fixture(scope="module")
+def plain_facts(tiny_model, tmp_path_factory):
+    return collect_facts(tmp_path_factory.mktemp("empty"), RESULTS, tiny_model, "me/new")
+
+
+@pytest.fixture
+def facts(plain_facts):
+    return copy.deepcopy(plain_facts)
+
+
+@pytest.fixture
+def training_facts(tiny_model, tmp_path):
+    """Return a function from the training record to the facts."""
+    return lambda training: collect_facts(tmp_path, {**RESULTS, "training": training}, tiny_model, "me/new")
+
+
+def metadata(text):
+    return yaml.safe_load(front_matter.split_card(text)[0])
+
+
+# Front matter ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -42,11 +69,11 @@ def card(base, folder, results=RESULTS):
 @pytest.mark.parametrize("before", ["", "license: mit  # mine\n\n# about tags\n"])
 @pytest.mark.parametrize("after", ["", "\n# about x\nx: |\n  # text\n  more\n", "z: [1,\n 2]\n"])
 def test_a_key_is_set_and_all_other_lines_stay(head, before, after):
-    text = _with_key(before + head + after, "tags", ["new"])
+    text = front_matter.set_key(before + head + after, "tags", ["new"])
     data = yaml.safe_load(text)
     assert data == {**(yaml.safe_load(before + after) or {}), "tags": ["new"]}
     assert text.startswith(before) and after in text and text.count("tags") == 1 + before.count("tags")
-    gone = _with_key(before + head + after, "tags", None)
+    gone = front_matter.set_key(before + head + after, "tags", None)
     assert yaml.safe_load(gone) == yaml.safe_load(before + after)
 
 
@@ -58,10 +85,11 @@ def test_a_key_is_set_and_all_other_lines_stay(head, before, after):
         ("---\na: 1\n---", "a: 1\n", ""),
         ("\n\n---\r\na: 1\r\n---  \r\nbody\r\n", "a: 1\n", "body\n"),
         ("\ufeff---\n---\nbody", "", "body"),
+        ("---  \na: 1\n---\nbody", "a: 1\n", "body"),
     ],
 )
 def test_front_matter_is_found_where_the_hub_finds_it(text, head, body):
-    assert split_card(text) == (head, body)
+    assert front_matter.split_card(text) == (head, body)
 
 
 @pytest.mark.parametrize(
@@ -74,8 +102,61 @@ def test_front_matter_is_found_where_the_hub_finds_it(text, head, body):
     ],
 )
 def test_broken_front_matter_is_named_with_its_line(text, words):
-    with pytest.raises(ValueError, match=words):
-        split_card(text)
+    with pytest.raises(UserError, match=words):
+        front_matter.split_card(text)
+
+
+@pytest.mark.parametrize("head", ["tags: [{a: b}]\n", "tags: x\n", "datasets: {a: 1}\n"])
+def test_front_matter_of_another_type_is_named(head, facts):
+    with pytest.raises(UserError, match="must be a list of texts"):
+        card.update_card(f"---\n{head}---\n", facts)
+
+
+def test_only_our_results_are_replaced(facts):
+    def result(name, value, **more):
+        return {"task": {"type": "image-classification"}, "dataset": {"type": "imagefolder", "name": name}, **more,
+                "metrics": [{"type": "accuracy", "value": value}]}  # fmt: skip
+
+    ours = result("older fruits", 0.1, source={"name": "eval_results.json"})
+    birds, text = result("birds", 0.9), result("fish", "0.91")
+    by_hand, empty = result("fruits", 0.2), result("x", [])
+    facts["labels"] = list("abcdef")
+    index = [{"name": "a", "results": [ours, birds, by_hand, empty, text]}, {"name": "b", "results": [birds]}]
+    index = front_matter.model_index(index, facts)
+    assert [entry["name"] for entry in index] == ["a", "b"] and index[1]["results"] == [birds]
+    assert index[0]["results"][1:] == [birds, text]
+    assert [metric["value"] for metric in index[0]["results"][0]["metrics"]] == [0.5, 0.75, 1.25]
+    for broken in (None, 3, [], [{"name": "c", "results": 3}], [{"results": ["x"]}]):
+        (entry,) = front_matter.model_index(broken, facts)
+        assert len(entry["results"]) == 1
+
+
+def test_a_persons_datasets_stay(facts):
+    text = card.update_card("---\ndatasets: [me/birds, uoft-cs/cifar100]\n---\n", facts)
+    assert metadata(text)["datasets"] == ["me/birds"]
+    facts["results"]["dataset"]["id"], facts["cifar100"] = "uoft-cs/cifar100", True
+    text = card.update_card("---\ndatasets: [me/birds]\n---\n", facts)
+    assert metadata(text)["datasets"] == ["me/birds", "uoft-cs/cifar100"]
+
+
+def test_a_widget_follows_the_samples(facts):
+    head = "---\nwidget:\n- src: old.png\n---\n"
+    assert "widget" not in metadata(card.update_card(head, facts))  # no samples
+    answers = [{"label": name, "score": score} for name, score in (("red", 0.5), ("green", 0.25), ("blue", 0.25))]
+    facts["samples"] = [{"file": "red_one.png", "label": None, "answers": answers, "top1": False, "top5": False}]
+    (entry,) = metadata(card.update_card(head, facts))["widget"]
+    assert entry == {"src": "samples/red_one.png", "example_title": "red one", "output": answers}
+    assert "widget" not in metadata(card.update_card(HEAD, facts))  # a person's card without one gets none
+    assert "widget" in metadata(card.render_card(facts))
+
+
+def test_a_thumbnail_of_a_removed_figure_goes(facts):
+    base = "https://huggingface.co/me/new/resolve/main/"
+    for name, kept in (("figures/slots.png", False), ("figures/mine.png", True), ("logo.png", True)):
+        assert ("thumbnail" in metadata(card.update_card(f"---\nthumbnail: {base}{name}\n---\n", facts))) == kept
+
+
+# Regions --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -86,202 +167,220 @@ def test_broken_front_matter_is_named_with_its_line(text, words):
         "<!-- results -->\n<!-- results -->\nMy words.\n<!-- /results -->\n",
     ],
 )
-def test_a_marker_without_its_other_is_named_and_no_word_is_lost(text, tiny_folder):
-    with pytest.raises(ValueError, match="README.md: the lines <!-- results -->"):
-        card(text, tiny_folder)
+def test_a_marker_without_its_counterpart_is_named(text, facts):
+    with pytest.raises(UserError, match="README.md: the lines <!-- results -->"):
+        card.update_card(text, facts)
 
 
-def test_markers_count_only_on_a_line_of_their_own(tiny_folder):
+def test_markers_count_only_on_a_line_of_their_own(facts):
     text = "Ours stand between `<!-- results -->` and <!-- /results -->\n"
     text += "\n<!-- results -->\nstale\n<!-- /results -->\nMy words.\n"
-    new = card(text, tiny_folder)
+    new = card.update_card(text, facts)
     assert "Ours stand between `<!-- results -->` and <!-- /results -->\n" in new and new.endswith("My words.\n")
-    assert "stale" not in new and "50.00 %" in new
-    assert _with_region("<!-- a -->\n<!-- /a -->", "a", r"\1 \g<0>") == "<!-- a -->\n\\1 \\g<0>\n<!-- /a -->"
+    assert "stale" not in new and "50.00%" in new
+    assert card.set_region("<!-- a -->\n<!-- /a -->", "a", r"\1 \g<0>") == "<!-- a -->\n\\1 \\g<0>\n<!-- /a -->"
 
 
-def test_only_our_results_are_replaced():
-    def result(name, value, **more):
-        return {"task": {"type": "image-classification"}, "dataset": {"type": "imagefolder", "name": name}, **more,
-                "metrics": [{"type": "accuracy", "value": value}]}  # fmt: skip
-
-    ours = result("older fruits", 0.1, source={"name": "eval_results.json"})
-    birds, text = result("birds", 0.9), result("fish", "0.91")
-    by_hand, empty = result("fruits", 0.2), result("x", [])
-    index = model_index([{"name": "a", "results": [ours, birds, by_hand, empty, text]}, {"name": "b", "results": [birds]}],
-                        RESULTS, METRICS, "me/new")  # fmt: skip
-    assert [entry["name"] for entry in index] == ["a", "b"] and index[1]["results"] == [birds]
-    assert index[0]["results"][1:] == [birds, text]
-    assert [metric["value"] for metric in index[0]["results"][0]["metrics"]] == [0.5, 0.75, 1.25]
-    for broken in (None, 3, [], [{"name": "c", "results": 3}], [{"results": ["x"]}]):
-        (entry,) = model_index(broken, RESULTS, METRICS, "me/new")
-        assert len(entry["results"]) == 1
+def test_an_update_changes_nothing_the_second_time(facts):
+    once = card.update_card((ROOT / "README.md").read_text(), facts)
+    assert card.update_card(once, facts) == once
+    new = card.render_card(facts)
+    assert card.update_card(new, facts) == new
 
 
-def test_a_persons_data_sets_stay(tiny_folder):
-    data = yaml.safe_load(split_card(card("---\ndatasets: [me/birds, uoft-cs/cifar100]\n---\n", tiny_folder))[0])
-    assert data["datasets"] == ["me/birds"]
-    cifar = {**RESULTS, "dataset": {**RESULTS["dataset"], "id": "uoft-cs/cifar100"}}
-    data = yaml.safe_load(split_card(card("---\ndatasets: [me/birds]\n---\n", tiny_folder, cifar))[0])
-    assert data["datasets"] == ["me/birds", "uoft-cs/cifar100"]
+def test_every_word_outside_the_regions_stays(facts):
+    """On the card of this tree, for a model of which nothing is known but its results."""
+    old = (ROOT / "README.md").read_text()
+    words = front_matter.split_card(card.REGION.sub("", old))[1]
+    words = words.replace("keras-io/Image-Classification-using-EANet", "me/new")
+    kept = front_matter.split_card(card.REGION.sub("", card.update_card(old, facts)))[1]
+    assert kept == words
 
 
-@pytest.mark.parametrize("claim", ["---\ntags: [cifar100]\n---\n", "Trained on CIFAR-100.\n"])
-def test_a_claim_of_other_data_is_refused(claim, tiny_folder):
-    with pytest.raises(ValueError, match="fruits"):
-        card(claim, tiny_folder)
+def test_regions_without_content_are_empty(facts):
+    old = "\n".join(f"<!-- {name} -->\n73.66 %\n<!-- /{name} -->" for name in card.card_regions(facts))
+    new = card.update_card(old, facts)
+    assert "73.66" not in new
+    for name in ("samples", "evaluation", "exports", "training-speed", "prediction-speed", "scaling", "ablation"):
+        assert f"<!-- {name} -->\n<!-- /{name} -->" in new
+    facts["benchmarks_readme"] = True
+    assert "<!-- scaling -->\nMeasured in [benchmarks/README.md](benchmarks/README.md).\n<!-- /scaling -->" in (
+        card.update_card(old, facts)
+    )
 
 
-@pytest.mark.parametrize("head", ["tags: [{a: b}]\n", "tags: x\n", "datasets: {a: 1}\n"])
-def test_front_matter_of_another_shape_is_named(head, tiny_folder):
-    with pytest.raises(ValueError, match="must be a list of texts"):
-        card(f"---\n{head}---\n", tiny_folder)
+def test_figures_are_shown_once_and_only_those_that_are_there(facts):
+    text = "![Old](figures/slots.png)\n\nMy words ![small](figures/curves.png) here.\n\n![Mine](figures/mine.png)\n"
+    text += '<img src="figures/architecture.png" alt="x">\n\n<!-- architecture -->\n<!-- /architecture -->\n'
+    new = card.update_card(text, facts)
+    assert not re.search("slots.png|curves.png|architecture.png", new)
+    assert "My words  here." in new and "![Mine](figures/mine.png)" in new
+    shown = {"alt": 'a "b" <c>', "caption": "Parts *of* it", "width": 300}
+    facts["figures"], facts["removed_figures"] = {"architecture.png": shown}, ["slots.png", "curves.png"]
+    new = card.update_card(text, facts)
+    assert new.count("figures/architecture.png") == 1 and r"*Parts \*of\* it*" in new
+    assert '<img src="figures/architecture.png" width="300" alt="a &quot;b&quot; &lt;c&gt;">' in new
 
 
-def test_the_repository_is_named_in_the_calls_that_load_it_and_nowhere_else():
-    text = """Compare hf://keras-io/base and from_pretrained_keras("me/old").
+def test_the_template_and_the_readme_have_every_region(facts):
+    retired = {"training-speed", "prediction-speed", "scaling", "ablation"}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for text in (readme, card.render_card(facts)):
+        assert {match["name"] for match in card.REGION.finditer(text)} == set(card.card_regions(facts)) - retired
+
+
+# Facts ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claim", ["---\ntags: [cifar100]\n---\n", "Fine-tuned from the CIFAR-100 EANet.\n"])
+def test_words_about_other_data_are_a_warning(claim, facts):
+    (warning,) = card.card_warnings(claim, facts)
+    assert "CIFAR" in warning.upper() and "fruits" in warning
+    assert claim.splitlines()[-1] in card.update_card(claim, facts)
+    facts["cifar100"] = True
+    assert card.card_warnings(claim, facts) == []
+
+
+def test_the_repository_is_named_in_the_code_that_loads_it():
+    text = """Compare hf://keras-io/base and from_pretrained_keras("me/old"), or `hf download me/old --local-dir x`.
 ```python
+repo = "me/old"
 model = keras.saving.load_model("hf://me/old")
 ```
 ~~~
+hf download me/old --local-dir eanet
 model = from_pretrained_keras('me/old', revision="x")
 python train.py --init-from me/old
 ~~~
 """
-    new = _with_repo_id(text, "me/new")
-    assert new.count("me/new") == 2 and 'load_model("hf://me/new")' in new and "from_pretrained_keras('me/new'" in new
+    new = card.name_repository(text, "me/new")
+    assert new.count("me/new") == 5 and 'load_model("hf://me/new")' in new and "from_pretrained_keras('me/new'" in new
     assert "--init-from me/old" in new and new.startswith(text[:60])
-    two = text.replace("'me/old'", "'you/other'")  # whose is whose cannot be told
-    assert _with_repo_id(two, "me/new") == two
+    two = text.replace("'me/old'", "'you/other'")  # it cannot be told which is which
+    assert card.name_repository(two, "me/new") == two
 
 
-def test_names_stay_in_their_cells(tiny_folder):
-    name = {**RESULTS, "dataset": {**RESULTS["dataset"], "name": "a | b\nc"}}
-    row = next(line for line in card(None, tiny_folder, name).splitlines() if line.startswith("| a"))
-    assert row.startswith("| a \\| b c | 48 |")
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a | b\nc", r"a \| b c"),
+        ("<script>x</script>", "&lt;script&gt;x&lt;/script&gt;"),
+        ("*bold* _it_ a_b `c` [d](e)", r"\*bold\* \_it\_ a_b \`c\` \[d\](e)"),
+        ("<!-- /results -->", "&lt;!-- /results --&gt;"),
+        ("a\x1b[0m", r"a\\x1b\[0m"),
+        ("~~x~~ $y$", r"\~\~x\~\~ \$y\$"),
+    ],
+)
+def test_data_is_escaped_wherever_it_is_shown(value, shown, facts):
+    facts["results"]["dataset"]["name"] = value
+    facts["labels"] = [value, "b", "c"]
+    text = card.render_card(facts)
+    row = next(line for line in text.splitlines() if line.startswith("| **this model** |"))
+    assert f"| {shown} |" in row
+    body = front_matter.split_card(text)[1]
+    assert "<script>" not in body and "\x1b" not in text
+    assert card.update_card(text, facts) == text  # no marker was forged
+    assert yaml.safe_load(front_matter.split_card(text)[0])["model-index"]
+
+
+def test_a_command_cannot_leave_its_block(training_facts):
+    command = "python train.py --data '```\n<!-- /training -->\n'"
+    text = card.render_card(training_facts({**TRAINING, "command": command}))
+    assert len(re.findall("^<!-- /training -->$", text, re.MULTILINE)) == 1
+    assert r"python train.py --data '```\n<!-- /training -->\n'" in text and "\n````bash\n" in text
+    assert card.code("a`b|c") == "<code>a&#96;b&#124;c</code>" and card.code("a_b") == "`a_b`"
 
 
 @pytest.mark.parametrize(("classes", "there"), [(3, False), (5, False), (6, True)])
 def test_top_5_is_stated_where_it_says_something(classes, there, tmp_path):
-    tiny_config(id2label=[f"class {i}" for i in range(classes)]).to_json_file(tmp_path / "config.json")
-    new = card(None, tmp_path)
-    kinds = [m["type"] for m in yaml.safe_load(split_card(new)[0])["model-index"][0]["results"][0]["metrics"]]
+    model = build_eanet(tiny_config(id2label=[f"class {i}" for i in range(classes)]))
+    new = card.render_card(collect_facts(tmp_path, RESULTS, model, "me/new"))
+    kinds = [m["type"] for m in metadata(new)["model-index"][0]["results"][0]["metrics"]]
     assert kinds == ["accuracy", *["top_5_accuracy"] * there, "loss"]
-    assert ("| Top-5 accuracy |" in new, "| 75.00 % |" in new) == (there, there)
-    assert "on 48 pictures of fruits" in new and "wrong about 24 of the 48" in new
+    assert ("Top-5 accuracy 75.00%" in new) == there
+    assert "on fruits, 48 images" in new and "wrong for 24 of 48 images" in new and "1.250" in new
 
 
-def test_how_a_model_was_trained_is_told_with_every_setting(tiny_folder):
-    recipe = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
-    recipe |= dict(precision="float32", ema=0.9975)
-    training = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
-    training |= dict(date="2026-01-31", init_from="me/base", final_loss=1.0)
-    old = card(None, tiny_folder, {**RESULTS, "training": training})
-    assert "seed 7, 1 epoch over 1 picture, 4 seconds on a laptop with jax; finished on 2026-01-31." in old
-    assert "It began with the weights of `me/base`." in old and "The recipe" not in old  # of an older train.py
-    new = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": recipe, "wall_time_s": 5400}})
-    assert "1.5 hours" in new
-    for words in ("CutMix on 50 %", "batches of 64", "rate of 0.005, reached in 2 epochs", "decay of 0.1", "of 0.05;"):
+def test_the_training_is_told_with_every_setting(training_facts):
+    old = card.render_card(training_facts({k: v for k, v in TRAINING.items() if k != "recipe"}))
+    assert "| 1 | 1 | 1 | seed 7 | 4 seconds | a laptop | 2026-01-31 |" in old  # of an older train.py
+    assert "Initial weights: `me/base`." in old and "shipped weights" not in old
+    new = card.render_card(training_facts({**TRAINING, "wall_time_s": 5400, "backend": "jax 1"}))
+    for words in ("1.5 hours", "a laptop, jax 1", "CutMix on 50%", "batch 64", "peak learning rate 0.005, 2 warm-up epochs",
+                  "weight decay 0.1", "label smoothing 0.05", "float32; seed 7",
+                  "The shipped weights are the moving average of the weights (momentum 0.9975)."):  # fmt: skip
         assert words in new
-    plain = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "cutmix": 0.0}}})
-    assert "CutMix" not in plain and "the moving average of the weights (momentum 0.9975)" in plain
-    short = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": {**recipe, "ema": 0.0}}})
-    assert "What is shipped is the last weights." in short
-    first = {**training, "command": "python train.py --epochs 3", "recipe": {**recipe, "precision": "mixed_bfloat16"}}
-    first |= dict(init_from=None, epochs=3, seed=8)
-    both = card(None, tiny_folder, {**RESULTS, "training": {**training, "recipe": recipe, "begun_with": first}})
-    assert "```bash\npython train.py --epochs 3\npython train.py\n```\n\nmade these weights, each run with" in both
-    assert "The run before: seed 8, 3 epochs over 1 picture, 4 seconds on a laptop; finished on 2026-01-31." in both
-    assert "Its recipe was the same but for precision mixed_bfloat16." in both
-    for damaged in ("a word", {"command": "python train.py"}):
-        with pytest.raises(ValueError, match="eval_results.json"):
-            card(None, tiny_folder, {**RESULTS, "training": {**training, "begun_with": damaged}})
-
-
-def test_a_widget_follows_the_model_and_goes_where_there_are_no_samples(tiny_folder, tmp_path):
-    head = "---\nwidget:\n- src: old.png\n---\n"
-    assert "widget" not in yaml.safe_load(split_card(card(head, tiny_folder))[0])
-    folder = shutil.copytree(tiny_folder, tmp_path / "m")
-    (folder / "samples").mkdir()
-    shutil.copy(ROOT / "samples" / "apple.png", folder / "samples")
-    (entry,) = yaml.safe_load(split_card(card(head, folder))[0])["widget"]
-    assert entry["src"] == "https://huggingface.co/me/new/resolve/main/samples/apple.png"
-    assert {o["label"] for o in entry["output"]} == {"red", "green", "blue"}
-    assert sum(o["score"] for o in entry["output"]) == pytest.approx(1, abs=1e-3)
-    assert "widget" not in card("---\n---\n", folder)  # a card without one is given none
-
-
-def test_an_evaluation_of_other_weights_is_not_shown(tiny_folder, tmp_path):
-    tiny_config().to_json_file(tmp_path / "config.json")
-    text = "<!-- evaluation -->\n<!-- /evaluation -->\n"
-    assert "Not measured for these weights" in card(text, tmp_path)
-    measured = dict(
-        checksum="abc",
-        dataset="fruits",
-        split="test",
-        num_images=48,
-        accuracy=0.5,
-        mean_confidence=0.25,
-        superclass_accuracy=0.875,
-        expected_calibration_error=0.125,
-        bins=15,
-        calibration=[{}] * 15,
-        rows=[{"superclass": "red ones", "pictures": 20, "top-1 accuracy": 0.45, "some class": 0.9}],
-        confusions=[{"classes": ["red", "green"], "count": 7, "of": 40}],
-        easiest=[{"class": "blue", "accuracy": 0.75}],
-        hardest=[{"class": "red", "accuracy": 0.25}],
-    )
-    (tmp_path / "benchmarks").mkdir()
-    (tmp_path / "benchmarks" / "evaluation.json").write_text(json.dumps(measured))
-    assert "Not measured for these weights" in card(text, tmp_path)
-    new = card(text, tmp_path, {**RESULTS, "model": {**RESULTS["model"], "checksum": "abc"}})
-    assert "| red ones | 20 | 45.0 % | 90.0 % |" in new and "red and green (7 of 40)" in new and "less sure" in new
-    for broken in ("{", "[]", json.dumps({"checksum": "abc"})):
-        (tmp_path / "benchmarks" / "evaluation.json").write_text(broken)
-        with pytest.raises(ValueError, match=r"evaluation\.json: damaged"):
-            card(text, tmp_path, {**RESULTS, "model": {**RESULTS["model"], "checksum": "abc"}})
-    assert "`blue` (75 %)" in new and "`red` (25 %)" in new and "calibration error (15 bins) is 12.5 %" in new
+    plain = card.render_card(training_facts({**TRAINING, "recipe": {**RECIPE, "cutmix": 0.0, "ema": 0.0}}))
+    assert "CutMix" not in plain and "average of the weights" not in plain
+    assert "The shipped weights are the final weights of the training." in plain
+    first = {**TRAINING, "command": "python train.py --epochs 3", "init_from": None, "epochs": 3, "seed": 8}
+    for key in ("begun_with", "parent_run"):
+        both = card.render_card(training_facts({**TRAINING, key: first}))
+        assert "```bash\npython train.py --epochs 3\npython train.py\n```" in both
+        assert "| 1 | 3 | 1 |" in both and "seed 8 |" in both and "| 2 | 1 | 1 |" in both
+        assert "Each run starts from the weights of the run before." in both
+        for damaged in ("a word", {"command": "python train.py"}):
+            with pytest.raises(UserError, match="eval_results.json"):
+                training_facts({**TRAINING, key: damaged})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
-def test_a_result_that_is_no_number_is_refused(value, tiny_folder):
-    with pytest.raises(ValueError, match="top5_accuracy"):
-        card(None, tiny_folder, {**RESULTS, "top5_accuracy": value})
+def test_a_result_that_is_not_a_finite_number_is_refused(value, tiny_model, tmp_path):
+    with pytest.raises(UserError, match="top5_accuracy"):
+        collect_facts(tmp_path, {**RESULTS, "top5_accuracy": value}, tiny_model, "me/new")
 
 
-MEASURED = {"evaluation", "training-speed", "prediction-speed", "scaling", "exports", "ablation"}  # by benchmarks/
+EVALUATION = dict(
+    dataset="fruits",
+    split="test",
+    num_images=48,
+    accuracy=0.5,
+    mean_confidence=0.25,
+    superclass_accuracy=0.875,
+    expected_calibration_error=0.125,
+    bins=15,
+    rows=[{"superclass_accuracy": 0.9, "top1_accuracy": 0.45, "num_images": 20, "superclass": "red ones"}],
+    confusions=[{"classes": ["red", "green"], "count": 7, "of": 40}],
+    easiest=[{"class": "blue", "accuracy": 0.75}],
+    hardest=[{"class": "red", "accuracy": 0.25}],
+)
+EXPORTS = dict(split="hold-out", num_images=5, hardware="a laptop", date="2026-01-31", command="python x.py")
+EXPORTS["rows"] = [dict(cold_start_s=None, one_image_ms=1.5, same_answers=1.0, top1_accuracy=0.25, size_mb=2.0, form="ONNX")]
 
 
-FILES = {"training-speed": "train_speed", "prediction-speed": "predict_speed", "scaling": "attention_scaling"}
+@pytest.mark.parametrize(
+    ("name", "found", "shown"),
+    [
+        ("evaluation", EVALUATION, ["| red ones | 20 | 45.0% | 90.0% |", "red / green (7 of 40)", "under-confident",
+                                    "blue 75%", "red 25%", "expected calibration error 12.5% (15 bins)"]),
+        ("exports", EXPORTS, ["| ONNX | 2.0 MB | 25.00% | 100.00% | 1.50 ms | – |", "5 images (hold-out)"]),
+    ],
+)  # fmt: skip
+def test_measurements_are_read_by_key_and_only_of_these_weights(name, found, shown, tiny_model, tmp_path):
+    from eanet.saving import model_checksum
+
+    path = tmp_path / "benchmarks" / f"{name}.json"
+    path.parent.mkdir()
+
+    def region(content):
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))[name]
+
+    checksum = model_checksum(tiny_model)
+    assert region({**found, "checksum": "00000000"}) == ""
+    text = region({**found, "checksum": checksum})
+    assert all(words in text for words in shown)
+    assert region(dict(reversed({**found, "checksum": checksum}.items()))) == text  # the order of keys says nothing
+    damaged = {**found, "checksum": checksum, "rows": [{}]}
+    for broken in ("{", "[]", {"checksum": checksum}, damaged):
+        with pytest.raises(UserError, match=rf"{name}\.json: damaged"):
+            region(broken)
 
 
-@pytest.mark.parametrize("name", sorted(MEASURED - {"evaluation"}))
-def test_what_was_measured_elsewhere_stays_and_a_damaged_file_is_named(name, tiny_folder, tmp_path):
-    tiny_config().to_json_file(tmp_path / "config.json")
-    text = f"<!-- {name} -->\nas it was\n<!-- /{name} -->\n"
-    bound = name == "exports"  # it has an accuracy, which is of certain weights
-    assert ("Not measured for these weights" if bound else "as it was") in card(text, tmp_path)
-    shutil.copytree(ROOT / "benchmarks", tmp_path / "benchmarks")
-    results = RESULTS
-    if bound:
-        assert "Not measured for these weights" in card(text, tmp_path)
-        measured = json.loads((ROOT / "benchmarks" / "exports.json").read_text())["checksum"]
-        results = {**RESULTS, "model": {**RESULTS["model"], "checksum": measured}}
-    new = card(text, tmp_path, results)
-    found = json.loads((ROOT / "benchmarks" / f"{FILES.get(name, name)}.json").read_text())
-    made_by = f"`{found['command']}` on {found['hardware']}, {found['date']}."
-    assert "as it was" not in new and "Not measured" not in new and made_by in new
-    for damage in (
-        {"checksum": results["model"].get("checksum")},
-        {"checksum": results["model"].get("checksum"), "rows": []},
-    ):
-        for path in (tmp_path / "benchmarks").glob("*.json"):
-            path.write_text(json.dumps(damage))
-        with pytest.raises(ValueError, match=r"\.json: damaged"):
-            card(text, tmp_path, results)
-
-
-def test_the_template_has_every_region_but_the_samples_and_the_readme_all_but_the_classes():
-    for name, missing in (("card_template.md", {"samples", *MEASURED}), ("README.md", {"classes"})):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        assert {r for r in REGIONS if f"\n<!-- {r} -->\n" not in text} == missing
+def test_no_paragraph_of_a_region_is_longer_than_three_lines(plain_facts):
+    text = (ROOT / "README.md").read_text()
+    for match in card.REGION.finditer(text):
+        for paragraph in match["text"].split("\n\n"):
+            if not paragraph.lstrip().startswith(("|", "`", "<", "*")):
+                assert len(paragraph) < 3 * 125, paragraph
+    assert " %" not in card.render_card(plain_facts)

@@ -22,7 +22,7 @@ TEMPLATES = Path(__file__).absolute().parent / "templates"
 REGION = re.compile(r"^<!-- (?P<name>[\w-]+) -->[ \t]*\n(?P<text>.*?)^<!-- /(?P=name) -->[ \t]*$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
 LOADERS = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
-CALL = re.compile(rf"""((?:(?:{LOADERS})\(\s*["'](?:hf://)?|hf download ))([\w.-]+/[\w.-]+)(?=["'\s])""")
+CALL = re.compile(rf"""((?:(?:{LOADERS})\(\s*|\brepo(?:_id)?\s*=\s*)["'](?:hf://)?|hf download )([\w.-]+/[\w.-]+)(?=["'\s])""")
 CLAIM = re.compile(r"CIFAR.*", re.IGNORECASE)
 
 
@@ -101,7 +101,10 @@ def repository_of(body: str) -> str | None:
 def name_repository(body: str, repo_id: str) -> str:
     """Put `repo_id` into the code of a card that loads the model from the Hub, unless it names several repositories."""
     old = repository_of(body)
-    return FENCE.sub(lambda code: CALL.sub(lambda m: m[1] + (repo_id if m[2] == old else m[2]), code[0]), body)
+    if old is None:
+        return body
+    body = FENCE.sub(lambda code: CALL.sub(lambda m: m[1] + (repo_id if m[2] == old else m[2]), code[0]), body)
+    return re.sub(rf"(?<=`hf download ){re.escape(old)}(?=[ `])", repo_id, body)
 
 
 def _has_region(body: str, name: str, where: str) -> bool:

@@ -1,0 +1,101 @@
+"""Pull a repository: all of it or nothing, and never over a person's files."""
+
+import json
+
+import pytest
+from hub_server import File
+from hub_session import NEWEST, REPO, Session, commit_by_hand, error_line
+
+pytest_plugins = ["hub_fixtures"]
+
+
+@pytest.fixture
+def pushed(session, made_run):
+    assert session.push(made_run).code == 0
+
+
+def test_a_part_can_be_pulled(pushed, session, tmp_path):
+    assert session.pull(tmp_path / "logs", "--logs-only").code == 0
+    assert {p.name for p in (tmp_path / "logs").iterdir()} == {"logs", ".pulled.json"}
+    assert session.pull(tmp_path / "weights", "--weights-only").code == 0
+    assert not (tmp_path / "weights" / "logs").exists() and (tmp_path / "weights" / "saved_model.pb").exists()
+    assert (tmp_path / "weights" / "variables" / "variables.index").exists()
+
+
+def test_a_second_pull_follows_the_hub(pushed, session, hub, tmp_path):
+    back = tmp_path / "back"
+    assert session.pull(back).code == 0
+    assert "0 new or changed" in session.pull(back).out
+    commit_by_hand(hub, {"handler.py": None, "new.txt": b"new"})
+    assert "1 new or changed, 1 deleted" in session.pull(back).out
+    assert (back / "new.txt").exists() and not (back / "handler.py").exists()
+
+
+def test_a_folder_of_your_own_is_left_alone(pushed, session, made_run, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("mine")
+    assert "not empty" in error_line(session.pull(mine), 2)
+    assert "is a file" in error_line(session.pull(mine / "thesis.txt"), 2)
+    back = tmp_path / "back"
+    assert session.pull(back).code == 0
+    (back / "config.json").write_text("mine")
+    assert "config.json was changed" in error_line(session.pull(back), 2)
+    assert (back / "config.json").read_text() == "mine"
+    assert session.run("push", made_run, "--repo-id", "user/other").code == 0
+    other = session.run("pull", "--repo-id", "user/other", "--to", back)
+    assert f"was pulled from {REPO}" in error_line(other, 2)
+
+
+def test_an_unknown_repository_or_revision_is_one_line(pushed, session, tmp_path):
+    assert "no such repository" in error_line(session.run("pull", "--repo-id", "user/none", "--to", tmp_path / "x"), 1)
+    assert "no such repository" in error_line(session.pull(tmp_path / "x", "--revision", "none"), 1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_pull_is_complete_or_changes_nothing(pushed, session, hub, tmp_path):
+    back = tmp_path / "back"
+    assert session.pull(back).code == 0
+    old = (back / "handler.py").read_bytes()
+    commit_by_hand(hub, {"handler.py": b"new"})
+    hub.fault("/resolve/.*/handler.py", status=403)
+    assert REPO in error_line(session.pull(back), 1)
+    assert (back / "handler.py").read_bytes() == old and (back / "model.weights.h5").exists()
+    hub.faults.clear()
+    assert session.pull(back).code == 0
+    assert (back / "handler.py").read_bytes() == b"new"
+
+
+def test_a_partial_pull_keeps_your_files_and_removes_old_logs(pushed, session, hub, tmp_path):
+    back = tmp_path / "back"
+    assert session.pull(back, "--logs-only").code == 0
+    (back / "config.json").write_text("mine")
+    assert "config.json is there and of your own" in error_line(session.pull(back), 2)
+    assert (back / "config.json").read_text() == "mine"
+
+    name = "logs/train/events.out.tfevents.2"
+    log = hub.repos[REPO].head().files["logs/train/events.out.tfevents.eanet"]
+    commit_by_hand(hub, {"logs/train/events.out.tfevents.eanet": None, name: File(log.content, True)})
+    assert session.pull(back, "--logs-only").code == 0
+    assert [p.name for p in (back / "logs" / "train").iterdir()] == ["events.out.tfevents.2"]
+    assert (back / "logs" / "validation" / "events.out.tfevents.eanet").exists()
+
+    record = json.loads((back / ".pulled.json").read_text())  # as an interrupted pull leaves it
+    record["files"][name], record["before"] = "0" * 64, {name: record["files"][name]}
+    (back / ".pulled.json").write_text(json.dumps(record))
+    assert session.pull(back, "--logs-only").code == 0
+
+
+def test_offline_a_pull_uses_the_cache_and_a_push_says_so(pushed, session, made_run, hub, tmp_path):
+    assert session.pull(tmp_path / "one").code == 0
+    asked = len(hub.requests)
+    offline = Session(hub, session.home, NEWEST, HF_HUB_OFFLINE="1")
+    assert "HF_HUB_OFFLINE" in error_line(offline.push(made_run), 2)
+    assert "offline: as if" in offline.push(made_run, "--dry-run").err
+    assert offline.pull(tmp_path / "two").code == 0
+    absent = offline.run("pull", "--repo-id", "user/absent", "--to", tmp_path / "three")
+    line = error_line(absent, 2)
+    assert "user/absent" in line and "the cache" in line and not (tmp_path / "three").exists()
+    offline.close()
+    assert len(hub.requests) == asked
+    assert (tmp_path / "two" / "model.weights.h5").read_bytes() == (made_run / "model.weights.h5").read_bytes()

@@ -1,0 +1,246 @@
+"""What goes up: only listed files of one complete run, without links and tokens, from any kind of installation."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hub_session import REPO, SECRET, error_line
+
+import modeling_eanet
+from eanet.cli import UserError
+from eanet.export import export_onnx
+from eanet.hub import staging
+from eanet.hub.card_facts import collect_facts
+from eanet.saving import save_pretrained_keras
+
+pytest_plugins = ["hub_fixtures"]
+
+
+def break_results(run):
+    (run / "eval_results.json").write_text("{")
+
+
+def remove_artefacts(run):
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / "notes.txt").write_text("hello")
+
+
+def remove_saved_model(run):
+    (run / "saved_model.pb").unlink()
+
+
+def results_of_another_run(run):
+    results = json.loads((run / "eval_results.json").read_text())
+    results["model"]["checksum"] = "00000000"
+    (run / "eval_results.json").write_text(json.dumps(results))
+
+
+def results_without_a_key(run):
+    results = json.loads((run / "eval_results.json").read_text())
+    del results["versions"]
+    (run / "eval_results.json").write_text(json.dumps(results))
+
+
+def labels_of_another_run(run):
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"red"', '"rouge"'))
+
+
+def history_of_another_run(run):
+    history = json.loads((run / "history.json").read_text())
+    (run / "history.json").write_text(json.dumps({k: v[::-1] for k, v in history.items()}))
+
+
+def other_model(run):
+    return modeling_eanet.build_eanet(modeling_eanet.EANetConfig.from_json_file(run / "config.json"))
+
+
+def saved_model_of_another_run(run):
+    save_pretrained_keras(other_model(run), run.parent / "other", saved_model=True)
+    shutil.rmtree(run / "variables")
+    shutil.copytree(run.parent / "other" / "variables", run / "variables")
+
+
+def onnx_of_another_run(run):
+    export_onnx(other_model(run), run / "onnx" / "model.onnx")
+
+
+def old_onnx_of_another_run(run):
+    shutil.rmtree(run / "onnx")
+    export_onnx(other_model(run), run / "model.onnx")
+
+
+def damaged_saved_model(run):
+    (run / "saved_model.pb").write_bytes(b"x")
+
+
+def damaged_history(run):
+    (run / "history.json").write_text("{}")
+
+
+def damaged_figures(run):
+    (run / "figures").mkdir()
+    (run / "figures" / "figures.json").write_text("[]")
+
+
+def link_within(run):
+    (run / ".env").write_text("secret")
+    (run / "samples").mkdir()
+    (run / "samples" / "notes.md").symlink_to("../.env")
+
+
+def linked_folder(run):
+    (run / "logs").rename(run.parent / "logs")
+    (run / "logs").symlink_to(run.parent / "logs")
+
+
+def linked_card(run):
+    (run.parent / "private.md").write_text("secret")
+    (run / "README.md").symlink_to("../private.md")
+
+
+def card_in_latin_1(run):
+    (run / "README.md").write_bytes(b"caf\xe9")
+
+
+def link_out(run):
+    (run.parent / "secret.png").write_bytes(b"secret")
+    (run / "samples").mkdir()
+    (run / "samples" / "a.png").symlink_to(run.parent / "secret.png")
+
+
+def broken_card(run):
+    (run / "README.md").write_text("---\nlanguage: en\ntags: [a\nlicense: x\n---\nhello\n")
+
+
+def token_in_card(run):
+    (run / "README.md").write_text(f"# mine\n\n{SECRET}\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (shutil.rmtree, ["no such folder"]),
+        (remove_artefacts, ["holds no model", "train.py"]),
+        (remove_saved_model, ["saved_model.pb is missing", "--export"]),
+        (break_results, ["eval_results.json is damaged"]),
+        (results_of_another_run, ["different runs", "eval_results.json"]),
+        (history_of_another_run, ["different runs", "history.json"]),
+        (labels_of_another_run, ["different runs", "config.json"]),
+        (saved_model_of_another_run, ["different runs", "SavedModel"]),
+        (onnx_of_another_run, ["different runs", "model.onnx"]),
+        (old_onnx_of_another_run, ["different runs", "model.onnx"]),
+        (damaged_saved_model, ["SavedModel cannot be loaded"]),
+        (damaged_history, ["history.json is damaged"]),
+        (damaged_figures, ["figures.json: damaged"]),
+        (results_without_a_key, ["eval_results.json", "versions", "train.py"]),
+        (link_out, ["samples/a.png", "link"]),
+        (link_within, ["samples/notes.md", "link"]),
+        (linked_folder, ["logs/", "link"]),
+        (linked_card, ["README.md", "link"]),
+        (card_in_latin_1, ["README.md", "UTF-8"]),
+        (broken_card, ["README.md, line 4", "broken YAML"]),
+        (token_in_card, ["README.md", "token"]),
+    ],
+)
+def test_a_run_that_does_not_belong_together_is_not_pushed(spoil, words, session, run, hub):
+    spoil(run)
+    line = error_line(session.push(run), 2)
+    assert all(word in line for word in words), line
+    assert hub.count("", "POST") == 0
+
+
+def test_only_listed_files_go_up_and_no_token(session, run, hub):
+    """A secret lies in every place that a careless upload would take along."""
+    places = [".env", ".git/config", "notes.txt", "logs/notes.txt", "logs/train/.env", "samples/.env", "variables/x.txt"]
+    places += ["figures/secret.txt", ".ipynb_checkpoints/a.ipynb", "__pycache__/a.pyc", "data/a.png", "token", "onnx/x.txt"]
+    for name in places:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(SECRET)
+    saved = session.home / "token"
+    saved.write_text(hub.token)
+    done = session.push(run, HF_TOKEN="")  # with the saved login
+    saved.unlink()
+    assert done.code == 0, done.err
+    files = hub.repos[REPO].head().files
+    assert "checkpoint.npz" not in files and "settings.json" not in files
+    for name, file in files.items():
+        assert SECRET.encode() not in file.content and hub.token.encode() not in file.content, name
+        assert name.rpartition("/")[2] not in (".env", "notes.txt", "token", "x.txt")
+    for path in run.rglob("*"):
+        assert path.is_dir() or hub.token.encode() not in path.read_bytes()
+    (run / "history.json").write_text(json.dumps({"note": SECRET}))
+    line = error_line(session.push(run), 2)
+    assert "history.json" in line and "token" in line and SECRET not in line
+
+
+def test_results_of_earlier_versions_are_still_staged(run, tmp_path):
+    """With the checksum that covered the configuration, and the earlier name of the parent run."""
+    model = modeling_eanet.from_pretrained_keras(run)
+    checksum = zlib.crc32(json.dumps(model.config.to_dict(), sort_keys=True).encode())
+    for array in model.get_weights():
+        checksum = zlib.crc32(np.ascontiguousarray(array, np.float32), checksum)
+    results = json.loads((run / "eval_results.json").read_text())
+    results["model"]["checksum"] = f"{checksum:08x}"
+    parent = {**results["training"], "command": "python train.py --seed 7", "recipe": None}
+    results["training"] = {k: v for k, v in results["training"].items() if k != "parent_run"} | {"begun_with": parent}
+    (run / "eval_results.json").write_text(json.dumps(results))
+    staged = staging.stage_run(run, tmp_path / "staged")
+    facts = collect_facts(staged.folder, staged.results, staged.model, REPO)
+    assert [r["command"] for r in facts["runs"]] == ["python train.py --seed 7", results["training"]["command"]]
+
+
+@pytest.fixture
+def snapshot(tmp_path):
+    """The code as the Hub's cache holds it: every file is a link into blobs/."""
+    home = tmp_path / "hub" / "models--user--name"
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    names = names or [p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.*") if ".venv" not in p.parts]
+    code = (".py", ".md", ".txt", ".toml")
+    for i, name in enumerate(name for name in names if name.endswith(code) and (ROOT / name).is_file()):
+        (home / "blobs").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, home / "blobs" / str(i))
+        link = home / "snapshots" / "abc" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(home / "blobs" / str(i), link.parent))
+    return home / "snapshots" / "abc"
+
+
+def test_the_program_works_where_every_file_is_a_link(run, snapshot, tmp_path):
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    command = [sys.executable, snapshot / "push_to_hub.py", "push", run, "--repo-id", REPO, "--dry-run"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in ("train.py", "modeling_eanet.py", "eanet/hub/upload.py", "eanet/hub/templates/card.md", "model.weights.h5"):
+        assert f"bytes  {name}\n" in done.stdout
+    (snapshot / "train.py").unlink()
+    (snapshot / "train.py").symlink_to(tmp_path / "elsewhere.py")
+    (tmp_path / "elsewhere.py").write_text("secret")
+    with pytest.raises(UserError, match=r"train\.py: is a link"):
+        staging.stage_run(run, tmp_path / "staged", snapshot)
+
+
+def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):
+    packages = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "eanet", packages / "eanet")
+    shutil.copy(ROOT / "modeling_eanet.py", packages)
+    (packages / "tests").mkdir()
+    (packages / "tests" / "theirs.py").write_text("someone else's")
+    staged = staging.stage_run(run, tmp_path / "staged", packages)
+    names = {p.relative_to(staged.folder).as_posix() for p in staged.folder.rglob("*") if p.is_file()}
+    assert not staged.with_programs and {"modeling_eanet.py", "eanet/cli.py"} <= names
+    assert not {"train.py", "tests/theirs.py"} & names
+
+
+def test_a_notebook_shows_no_output_of_other_weights(run, tmp_path):
+    staged = staging.stage_run(run, tmp_path / "staged")
+    (notebook,) = staged.folder.glob("examples/*.ipynb")
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells and all(cell["outputs"] == [] for cell in cells)
