@@ -93,8 +93,8 @@ def find_images(paths) -> list[str]:
         UserError: a path does not exist, a folder has no images, or "-" is given twice.
     """
     if paths.count(STDIN) > 1:
-        raise UserError("-: standard input holds one image and can be given only once")
-    files = []
+        raise UserError("-: standard input holds only one image; give it one time")
+    files: list[str] = []
     for path in paths:
         try:
             is_folder = path != STDIN and stat.S_ISDIR(os.stat(path).st_mode)
@@ -113,7 +113,8 @@ def _images_in(folder) -> list[str]:
     from PIL import Image
 
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name not in NOT_READ}
-    found, denied = [], []
+    found: list[Path] = []
+    denied: list[OSError] = []
     for parent, _, names in os.walk(folder, onerror=denied.append):
         found += [Path(parent, name) for name in names if Path(name).suffix.lower() in suffixes]
     return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
