@@ -1,6 +1,7 @@
 """The ONNX export: same predictions as Keras, the class names inside, no TensorFlow needed to run it."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, colour_images, run_main, run_program, tiny_config
 
+import eanet.export.__main__ as export_command
 import export as old_program
 import inference
 from eanet import classify, save_pretrained_keras
-from eanet.export import OnnxModel, __main__, export_onnx, find_onnx
+from eanet.export import OnnxModel, export_onnx, find_onnx
 from eanet.export import onnx as onnx_export
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
 from modeling_eanet import UserError, build_eanet
@@ -108,7 +110,7 @@ def test_a_model_loaded_by_keras_exports_with_a_config(plain_folder, tmp_path):
 
 def test_the_old_command_line_works(plain_folder, tmp_path, monkeypatch, capsys):
     written, output = [], tmp_path / "m.onnx"
-    monkeypatch.setattr(__main__, "export_onnx", lambda model, path: written.append((model.config, path)))
+    monkeypatch.setattr(export_command, "export_onnx", lambda model, path: written.append((model.config, path)))
     assert run_main(old_program, plain_folder, "--format", "onnx", "--output", output) == 0
     assert written == [(tiny_config(), output)] and capsys.readouterr().out == f"wrote {output}\n"
     assert old_program.OnnxModel is OnnxModel
@@ -153,7 +155,7 @@ def test_ctrl_c_says_that_nothing_was_written(monkeypatch, capsys):
 
     from eanet import cli
 
-    assert cli.run(interrupt, interrupted=__main__.INTERRUPTED) == 130
+    assert cli.run(interrupt, interrupted=export_command.INTERRUPTED) == 130
     assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
 
 
@@ -174,6 +176,14 @@ def test_a_missing_package_is_named_with_a_hint(model, tmp_path, monkeypatch, pa
     with pytest.raises(UserError, match=f"{package} is not installed; `pip install onnx tf2onnx onnxruntime`"):
         export_onnx(model, tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["keras", "tensorflow"])
+def test_a_missing_keras_is_one_line(package, plain_folder, tmp_path):
+    code = LIGHT.format([package]) + "sys.argv[0] = 'eanet.export'\nfrom eanet.cli import run\n"
+    code += "from eanet.export.__main__ import main\nsys.exit(run(main))"
+    line = error_line(run_python("-c", code, plain_folder, "--output", tmp_path / "m.onnx"), "eanet.export")
+    assert re.fullmatch(rf".*: {package}[\w.]* is not installed; `pip install tensorflow keras`", line)
 
 
 def test_another_backend_is_an_error(model, tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ import os
 import sys
 from pathlib import Path
 
-from eanet.cli import quiet_tensorflow, run
-from eanet.export.onnx import export_onnx
+from eanet.cli import quiet_tensorflow, require, run
+from eanet.export.onnx import INSTALL_KERAS, export_onnx
 from eanet.saving import ONNX_FILE
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
 
@@ -43,6 +43,7 @@ def main(argv=None) -> None:
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         parser.error(f"--output {output}: must be a file in an existing folder")
     quiet_tensorflow()
+    require("keras", INSTALL_KERAS)
     model = from_pretrained_keras(args.model)
     if output is None:
         output = folder / ONNX_FILE

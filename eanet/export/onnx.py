@@ -20,7 +20,7 @@ from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
 from modeling_eanet import EANetConfig, model_folder
 
-INSTALL = "`pip install onnx tf2onnx onnxruntime`"
+INSTALL, INSTALL_KERAS = "`pip install onnx tf2onnx onnxruntime`", "`pip install tensorflow keras`"
 MAX_DIFFERENCE = 1e-4  # between the probabilities of the export and of Keras; nothing is written above it
 
 
@@ -44,8 +44,7 @@ def export_onnx(model, path, config=None) -> None:
     onnx = require("onnx", INSTALL)
     require("tf2onnx", INSTALL)  # Keras exports through it
     require("onnxruntime", INSTALL)
-    import keras
-
+    keras = require("keras", INSTALL_KERAS)
     backend, path = keras.backend.backend(), Path(path)
     if backend != "tensorflow":
         raise UserError(f"Keras backend {backend}: the ONNX export needs TensorFlow; set KERAS_BACKEND=tensorflow")
