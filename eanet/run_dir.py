@@ -229,6 +229,8 @@ class Checkpoint:
         self.path = path
         weights = [v for v in model.variables if "seed_generator" not in v.path]
         self.variables = weights + list(model.optimizer.variables)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed while saving
+            leftover.unlink()
 
     def save(self, history: dict, elapsed: float) -> None:
         """Write the state, the history and the seconds trained so far."""

@@ -1,0 +1,172 @@
+"""Whole runs of train.py: stopped and resumed, on a full disk, and without TensorFlow."""
+
+import json
+import pickle
+import resource
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from conftest import run_program
+from training_runs import (
+    ARTEFACTS,
+    RECIPE,
+    SAVED_MODEL,
+    assert_logs_match_history,
+    assert_same_weights,
+    colours,
+    error_line,
+    files_in,
+    finished,
+    main,
+    read_json,
+    two_epochs,
+)
+
+from eanet import trainer
+from modeling_eanet import from_pretrained_keras
+
+
+def run_patched(folder, code, *args):
+    """Run train.py in a process of its own after `code`."""
+    lines = "".join(f"    {line}\n" for line in code.strip().splitlines())
+    (folder / "patched.py").write_text(f"import train\n\ndef main(argv=None):\n{lines}    return train.main(argv)\n")
+    return run_program("patched", *args, env={"PYTHONPATH": str(folder)})
+
+
+def test_resume_is_bit_equal(tmp_path):
+    """Killed in the middle of an epoch, then while writing the checkpoint: the weights are those of an uninterrupted run."""
+    folder = tmp_path / "run"
+    command = ["--data", colours(), *RECIPE, "--output", folder]
+    kill_in_epoch = """
+import os, signal
+from eanet.data import Batches
+epoch = Batches.epoch
+def killed(self, number, *cutmix):
+    for step, batch in enumerate(epoch(self, number, *cutmix)):
+        if (number, step) == (2, 5):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield batch
+Batches.epoch = killed
+"""
+    assert run_patched(tmp_path, kill_in_epoch, *command).returncode == -signal.SIGKILL
+    assert files_in(folder).keys() == {name for name in ARTEFACTS if name.startswith(("logs", "settings", "checkpoint"))}
+    kill_in_checkpoint = """
+import json, os, signal
+from eanet import run_dir
+savez = run_dir.np.savez
+def killed(file, **arrays):
+    if len(json.loads(str(arrays["meta"]))["history"]["loss"]) == 4:
+        file.write(b"PK half a file")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    savez(file, **arrays)
+run_dir.np.savez = killed
+"""
+    result = run_patched(tmp_path, kill_in_checkpoint, *command)
+    assert result.returncode == -signal.SIGKILL and "resuming after epoch 2 of 5" in result.stderr
+
+    result = run_program("train", *command)
+    assert result.returncode == 0, result.stderr
+    assert "resuming after epoch 3 of 5" in result.stderr
+    assert len(result.stderr.splitlines()) == 4, result.stderr  # nothing from TensorFlow
+
+    assert_same_weights(finished()[0], folder)
+    ours, theirs = read_json(folder / "history.json"), read_json(finished()[0] / "history.json")
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
+        assert ours[key] == theirs[key]
+    assert {len(values) for values in ours.values()} == {5}
+    assert_logs_match_history(folder)
+    assert files_in(folder).keys() == ARTEFACTS
+    summary = result.stdout.splitlines()
+    assert len(summary) == 4 and summary[0].startswith("top-1 ") and "trained for 5 epochs in" in summary[1]
+    assert (
+        summary[2].startswith(f"written to {folder}") and summary[3] == f"next: python inference.py IMAGE --model {folder}"
+    )
+
+
+def test_finished_run_trains_no_more_and_changes_no_weights(tmp_path, monkeypatch):
+    folder = shutil.copytree(finished()[0], tmp_path / "run")
+    monkeypatch.setattr(trainer, "train_epoch", lambda *args: pytest.fail("trained again"))
+    status, out, err = main("--data", colours(), *RECIPE, "--output", folder, "--resume", "--json")
+    assert status == 0, err
+    assert_same_weights(finished()[0], folder)
+    assert_logs_match_history(folder)
+    before, after = files_in(finished()[0]), files_in(folder)
+    for name in ("checkpoint.npz", "history.json", "settings.json"):
+        assert before[name] == after[name]
+    assert {**json.loads(out)["training"], "date": 0} == {**json.loads(finished()[1])["training"], "date": 0}
+
+
+def limit_files(size):
+    """Return what a process must call for its files to be limited to `size` bytes, as if the disk were full."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def test_disk_full_for_the_checkpoint_leaves_everything(tmp_path):
+    folder = two_epochs(tmp_path)
+    before = files_in(folder)
+    limit = limit_files(len(before["checkpoint.npz"]) - 1)
+    result = run_program("train", "--data", colours(), *RECIPE, "--output", folder, preexec_fn=limit)
+    assert "File too large" in error_line(result.returncode, result.stderr)
+    assert result.stdout == "" and files_in(folder) == before
+
+
+def test_disk_full_for_the_artefacts_leaves_the_earlier_ones(tmp_path):
+    folder = two_epochs(tmp_path)
+    shutil.copytree(finished()[0], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint.npz", "logs"))
+    (folder / "model.weights.h5").write_bytes(b"earlier")
+    before = files_in(folder)
+    limit = (len(before["checkpoint.npz"]) + len(before["saved_model.pb"])) // 2
+    assert len(before["checkpoint.npz"]) * 1.1 < limit < len(before["saved_model.pb"])
+    result = run_program("train", "--data", colours(), *RECIPE, "--output", folder, preexec_fn=limit_files(limit))
+    assert "File too large" in error_line(result.returncode, result.stderr)
+    assert result.stdout == ""
+    after = files_in(folder)
+    assert [name for name in before if before[name] != after.get(name)] == [
+        "checkpoint.npz",  # training went on to the end
+        "logs/train/events.out.tfevents.eanet",
+        "logs/validation/events.out.tfevents.eanet",
+    ]
+    assert after.keys() == before.keys()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_run_without_tensorflow_and_export_after_it(tmp_path):
+    import tensorflow as tf
+
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('tensorflow', 'tf_keras'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+    )
+    folder = tmp_path / "run"
+    env = {"PYTHONPATH": str(tmp_path), "KERAS_BACKEND": "jax"}
+    result = run_program("train", "--data", colours(), *RECIPE, "--output", folder, "--json", env=env)
+    assert result.returncode == 0, result.stderr
+    assert f"python train.py --export {folder}" in result.stderr and "Traceback" not in result.stderr
+    assert files_in(folder).keys() == ARTEFACTS - SAVED_MODEL
+    results = json.loads(result.stdout)
+    assert results == read_json(folder / "eval_results.json")
+    assert results["versions"]["backend"] == "jax" and "tensorflow" not in results["versions"]
+    assert results["accuracy"] > 0.8
+    assert_logs_match_history(folder)
+
+    before = shutil.copytree(folder, tmp_path / "before")
+    assert main("--export", folder) == (0, "", "")
+    assert files_in(folder).keys() == ARTEFACTS
+    assert_same_weights(folder, before)
+    for name in ("checkpoint.npz", "history.json", "eval_results.json", "settings.json"):
+        assert (folder / name).read_bytes() == (before / name).read_bytes()
+
+    record = pickle.loads((colours() / "test").read_bytes())
+    x = record[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).astype(np.float32)
+    serve = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    (probabilities,) = serve(tf.constant(x)).values()
+    np.testing.assert_allclose(probabilities, from_pretrained_keras(folder).predict(x, verbose=0), atol=1e-6)
+    true = probabilities.numpy()[np.arange(64), record[b"fine_labels"]]
+    assert results["loss"] == pytest.approx(-np.log(true).mean(), abs=1e-4)  # JAX measured the same model
