@@ -22,7 +22,9 @@ TEMPLATES = Path(__file__).absolute().parent / "templates"
 REGION = re.compile(r"^<!-- (?P<name>[\w-]+) -->[ \t]*\n(?P<text>.*?)^<!-- /(?P=name) -->[ \t]*$", re.DOTALL | re.MULTILINE)
 FENCE = re.compile(r"^[ ]{0,3}(```|~~~).*?^[ ]{0,3}\1", re.DOTALL | re.MULTILINE)
 LOADERS = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
-CALL = re.compile(rf"""((?:(?:{LOADERS})\(\s*|\brepo(?:_id)?\s*=\s*)["'](?:hf://)?|hf download )([\w.-]+/[\w.-]+)(?=["'\s])""")
+CALL = re.compile(
+    rf"""((?:(?:{LOADERS})\(\s*|\brepo(?:_id)?\s*=\s*)["'](?:hf://)?|hf download )([\w.-]+/[\w.-]+)(?=["'\s])"""
+)
 CLAIM = re.compile(r"CIFAR.*", re.IGNORECASE)
 
 

@@ -75,14 +75,14 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
     with_programs = (tree / "pyproject.toml").is_file()
     _copy(tree, folder, (*LIBRARY, *PROGRAMS) if with_programs else LIBRARY, cached=True)
     _check_complete(run, folder)
+    if with_programs and tree.absolute() != run.absolute():
+        _copy_shared(tree, folder)
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        check_no_token(file.read_bytes(), run / file.relative_to(folder))
     results = read_results(folder, run)
     model = from_pretrained_keras(folder)
     checks.check_one_run(run, folder, results, model)
-    if with_programs and tree.absolute() != run.absolute():
-        _copy_shared(tree, folder, model)
     drop_other_weights(folder, model)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        check_no_token(file.read_bytes(), run / file.relative_to(folder))
     return Staged(folder, model, results, with_programs)
 
 
@@ -162,9 +162,11 @@ def _copy_onnx(run: Path, folder: Path) -> None:
             return
 
 
-def _copy_shared(tree: Path, folder: Path, model) -> None:
+def _copy_shared(tree: Path, folder: Path) -> None:
     """Add what a run's folder lacks and the repository has: sample images, and measurements of the code."""
-    labels = set(model.config.id2label.values())
+    from modeling_eanet import load_config
+
+    labels = set(load_config(folder).id2label.values())
     samples = [path for pattern in SAMPLES[:2] for path in tree.glob(pattern)]
     if not any((folder / "samples").glob("*")) and samples and {sample_label(path.stem) for path in samples} <= labels:
         _copy(tree, folder, SAMPLES, cached=True)
@@ -180,10 +182,9 @@ def _copy_shared(tree: Path, folder: Path, model) -> None:
 
 
 def _architecture(folder: Path) -> dict | None:
-    from modeling_eanet import EANetConfig
+    from modeling_eanet import load_config
 
-    path = folder / "config.json"
-    return {**EANetConfig.from_json_file(path).to_dict(), "id2label": None} if path.is_file() else None
+    return {**load_config(folder).to_dict(), "id2label": None} if (folder / "config.json").is_file() else None
 
 
 def clear_outputs(path: Path) -> None:

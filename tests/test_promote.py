@@ -1,0 +1,101 @@
+"""promote: the repository becomes that of a run; what depends on the weights is made again or deleted."""
+
+import json
+import re
+import shutil
+
+import pytest
+from conftest import ROOT, run_program, write_official
+
+from eanet.cli import UserError
+from eanet.export import OnnxModel
+from eanet.hub.promote import promote
+from eanet.saving import checksum_matches
+from modeling_eanet import CIFAR100_LABELS, from_pretrained_keras
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_official(tmp_path_factory.mktemp("data") / "cifar-100-python", train=128, labels=CIFAR100_LABELS)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fresh") / "run"
+    recipe = ["--preset", "small", "--epochs", 1, "--batch-size", 128, "--validation-split", 0]
+    done = run_program("train", "--data", data, *recipe, "--output", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of this repository."""
+    ignore = shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__", "tests", ".*_cache")
+    return shutil.copytree(ROOT, tmp_path / "tree", ignore=ignore)
+
+
+def content(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"
+    }
+
+
+def test_everything_is_about_the_promoted_run(run, tree):
+    (tree / "model.onnx").write_bytes(b"an export of an earlier layout")
+    (tree / "logs" / "train" / "events.out.tfevents.old").write_bytes(b"old")
+    words = re.sub(r"^<!-- ([\w-]+) -->$.*?^<!-- /\1 -->$", "", (tree / "README.md").read_text(), flags=re.S | re.M)
+    said = promote(run, tree=tree)
+    model, results = from_pretrained_keras(tree), json.loads((tree / "eval_results.json").read_text())
+    for name in ("config.json", "model.weights.h5", "saved_model.pb", "history.json", "eval_results.json"):
+        assert (tree / name).read_bytes() == (run / name).read_bytes() and f"wrote    {name}" in said
+    assert checksum_matches(model, results["model"]["checksum"])
+    assert checksum_matches(model, OnnxModel(tree / "onnx" / "model.onnx").checksum)
+    for name in ("model.onnx", "logs/train/events.out.tfevents.old", "benchmarks/evaluation.json", "benchmarks/exports.json",
+                 "figures/confusion.png", "figures/calibration.png"):  # fmt: skip
+        assert not (tree / name).exists() and f"deleted  {name}" in said
+    record = json.loads((tree / "figures" / "figures.json").read_text())
+    assert {f"figures/{name}" for name in record["figures"]} == {f"figures/{p.name}" for p in tree.glob("figures/*.png")}
+    shown = any(entry["depends_on"] == "weights" for entry in record["figures"].values())
+    assert checksum_matches(model, record["checksum"]) if shown else record["checksum"] is None
+    assert "<!-- weights" not in (tree / "benchmarks" / "README.md").read_text()
+    card = (tree / "README.md").read_text()
+    assert f"**{100 * results['accuracy']:.2f}% top-1 accuracy**" in card and "73.66" not in card
+    assert all(line in card for line in words.split("---\n", 2)[2].splitlines())
+    notebooks = [json.loads(path.read_text()) for path in tree.glob("examples/*.ipynb")]
+    assert all(not cell.get("outputs") for notebook in notebooks for cell in notebook["cells"])
+
+
+def test_a_dry_run_changes_nothing(run, tree, data):
+    before = content(tree)
+    said = promote(run, tree=tree, data=str(data), dry_run=True)
+    assert content(tree) == before
+    for words in ("write    model.weights.h5", "delete   benchmarks/evaluation.json",
+                  "run      benchmarks/evaluation.py --data", "run      tools/draw_figures.py"):  # fmt: skip
+        assert words in said
+
+
+def test_a_script_that_fails_leaves_nothing_of_the_old_weights(run, tree, data, capfd):
+    for name in ("benchmarks/evaluation.py", "benchmarks/exports.py", "benchmarks/readme.py", "tools/draw_figures.py"):
+        (tree / name).write_text("raise SystemExit('no such thing')")
+    said = promote(run, tree=tree, data=str(data))
+    assert said.count("failed   ") == 4 and "benchmarks/evaluation.py failed: no such thing" in capfd.readouterr().err
+    assert not (tree / "figures" / "curves.png").exists() and not (tree / "benchmarks" / "evaluation.json").exists()
+    assert "curves.png" not in (tree / "README.md").read_text()
+
+
+def test_bad_arguments_are_named_and_change_nothing(run, tree, tmp_path):
+    before = content(tree)
+    with pytest.raises(UserError, match="is the repository itself"):
+        promote(tree, tree=tree)
+    with pytest.raises(UserError, match="none.tar.gz: no such file"):
+        promote(run, tree=tree, data="none.tar.gz")
+    with pytest.raises(UserError, match="no such folder"):
+        promote(tmp_path / "none", tree=tree)
+    with pytest.raises(UserError, match="not a copy of the repository"):
+        promote(run, tree=tmp_path)
+    broken = shutil.copytree(run, tmp_path / "broken")
+    (broken / "history.json").write_text("{}")
+    with pytest.raises(UserError, match=r"history\.json is damaged"):
+        promote(broken, tree=tree)
+    assert content(tree) == before
