@@ -164,7 +164,7 @@ def _copy_onnx(run: Path, folder: Path) -> None:
 
 def _copy_shared(tree: Path, folder: Path) -> None:
     """Add what a run's folder lacks and the repository has: sample images, and measurements of the code."""
-    from modeling_eanet import load_config
+    from eanet.loaded_model import load_config
 
     labels = set(load_config(folder).id2label.values())
     samples = [path for pattern in SAMPLES[:2] for path in tree.glob(pattern)]
@@ -182,7 +182,7 @@ def _copy_shared(tree: Path, folder: Path) -> None:
 
 
 def _architecture(folder: Path) -> dict | None:
-    from modeling_eanet import load_config
+    from eanet.loaded_model import load_config
 
     return {**load_config(folder).to_dict(), "id2label": None} if (folder / "config.json").is_file() else None
 
