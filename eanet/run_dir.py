@@ -58,11 +58,11 @@ def prepare_run(config: TrainConfig) -> Run:
     if settings:
         architecture = EANetConfig.from_dict(settings["config"])
     else:
-        architecture = load_config(initial) if initial else EANetConfig.preset(config.preset, **(config.set or {}))
+        architecture = load_config(initial) if initial else EANetConfig.preset(config.preset or "", **(config.set or {}))
     dataset = load_dataset(config.data, architecture)
     checksum = dataset.train.checksum()
     if not settings:
-        architecture = dataclasses.replace(architecture, id2label=dataset.labels)
+        architecture = dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels)))
         settings = {"recipe": recipe_of(config), "dataset": dataset.name, "data_crc32": checksum}
         settings["config"] = architecture.to_dict()
         settings["initial_weights_crc32"] = weights_checksum(initial) if initial else None
@@ -107,10 +107,11 @@ def parent_run(record: dict) -> dict | None:
 
 def training_runs(training: dict) -> list[dict]:
     """Return the runs that led to a model, oldest first, the last being `training` of its eval_results.json."""
-    runs = []
-    while training:
-        runs.insert(0, training)
-        training = parent_run(training)
+    runs: list[dict] = []
+    record: dict | None = training
+    while record:
+        runs.insert(0, record)
+        record = parent_run(record)
     return runs
 
 
@@ -124,7 +125,7 @@ def weights_checksum(folder) -> str:
         with h5py.File(path, "r") as file:
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             for name in sorted(names):
-                checksum = zlib.crc32(np.ascontiguousarray(file[name][()]), zlib.crc32(name.encode(), checksum))
+                checksum = zlib.crc32(file[name][()].tobytes(), zlib.crc32(name.encode(), checksum))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the folder does not hold a complete model") from None
     except (OSError, RuntimeError) as error:
@@ -215,7 +216,7 @@ def reproducing_command(config: TrainConfig) -> str:
             words += ["--" + name.replace("_", "-"), str(value)]
     output = Path(os.path.abspath(config.output))
     if output.is_relative_to(os.path.abspath(".")) and output != Path(os.path.abspath(config.default_output)):
-        words += ["--output", portable_path(output)]
+        words += ["--output", str(portable_path(output))]
     return shlex.join(words)
 
 
@@ -276,7 +277,8 @@ class TensorBoardLog:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._event, self._summary, self._writer = Event, Summary, RecordWriter
-        self.folder, self._started = folder, set()
+        self.folder = folder
+        self._started: set[str] = set()
         for epoch in range(len(history.get("loss", []))):
             self.append({key: values[epoch] for key, values in history.items()}, epoch)
 

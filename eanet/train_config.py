@@ -45,7 +45,7 @@ class TrainConfig:
     preset: str | None = None  # architecture, one of PRESETS: "small", unless init_from brings its own
     set: dict | None = None  # changes to fields of the preset's EANetConfig
     init_from: str | None = None  # model folder or Hub repo id with the initial weights
-    output: Path | str | None = None  # run folder; runs/PRESET, or runs/tuned with init_from
+    output: Path = None  # type: ignore[assignment]  # run folder (or text); runs/PRESET, or runs/tuned with init_from
     resume: bool = False  # fail unless there is a run to resume
     epochs: int = 75
     batch_size: int = 128
@@ -53,7 +53,7 @@ class TrainConfig:
     validation_split: float = 0.02  # fraction of the training images
     learning_rate: float = 5e-3  # peak; linear warm-up before it, cosine to 0 after it
     weight_decay: float = 0.1  # of AdamW; biases and norms are exempt
-    warmup_epochs: float | None = None  # 2, and at most a tenth of the epochs
+    warmup_epochs: float = None  # type: ignore[assignment]  # 2, and at most a tenth of the epochs
     label_smoothing: float = 0.1
     cutmix: float = 0.5  # fraction of the images; 0 in the last tenth of the epochs
     ema: float | None = None  # momentum of the moving average of the weights; see eanet.trainer.ema_momentum
