@@ -83,11 +83,10 @@ def sample_answers(folder: Path, model) -> list[dict]:
     paths = sorted(path for path in folder.glob("samples/*") if path.suffix in (".png", ".jpg"))
     found = []
     for path, answers in zip(paths, classify(model, paths, top_k=5) if paths else [], strict=True):
-        label = sample_label(path.stem)
-        label = label if label in model.config.id2label.values() else None
-        named = [answer["label"] for answer in answers]
-        found.append({"file": path.name, "label": label, "answers": answers})
-        found[-1] |= {"top1": label is not None and named[0] == label, "top5": label in named}
+        named, label = [answer["label"] for answer in answers], sample_label(path.stem)
+        known = label in model.config.id2label.values()
+        sample = {"file": path.name, "label": label if known else None, "answers": answers}
+        found.append({**sample, "top1": known and named[0] == label, "top5": known and label in named})
     return found
 
 

@@ -79,7 +79,7 @@ def explain(error, status: int | None, repo_id: str) -> str:
         429: "the Hub reports too many requests (429)",
         None: f"the connection to the Hub failed ({said})",
     }
-    if status not in reasons and status >= 500:
+    if status is not None and status >= 500:
         return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
     return without_token(f"{repo_id}: {reasons.get(status, f'the Hub refused ({status}: {said})')}")
 

@@ -69,7 +69,7 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
         UserError: a key has a value of another type than the Hub's.
     """
     data = yaml.safe_load(head) or {}
-    entries = {key: value for key, value in {**DEFAULTS, "metrics": ["accuracy"]}.items() if key not in data}
+    entries: dict = {key: value for key, value in {**DEFAULTS, "metrics": ["accuracy"]}.items() if key not in data}
     tags, datasets = data.get("tags") or [], data.get("datasets") or []
     for name, value in (("tags", tags), ("datasets", datasets)):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -154,9 +154,9 @@ def model_index(existing, facts: dict) -> list[dict]:
     entries = [entry for entry in existing if isinstance(entry, dict)] if isinstance(existing, list) else []
     entries = entries or [{"name": repo_id.split("/")[1]}]
     (ours,) = eval_results_to_model_index("ours", measured)
-    index = []
+    index: list[dict] = []
     for entry in entries:
-        others = entry.get("results") if isinstance(entry.get("results"), list) else []
+        others = entry["results"] if isinstance(entry.get("results"), list) else []
         others = [result for result in others if not _is_replaced(result, dataset)]
         index.append({**entry, "results": (ours["results"] if not index else []) + others})
     return [entry for entry in index if entry["results"]]

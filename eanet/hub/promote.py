@@ -94,7 +94,7 @@ def _install(new: list[str], gone: list[str], folder: Path, tree: Path) -> None:
 def _commands(tree: Path, data: str | None) -> list[tuple]:
     """Return the scripts, with their arguments, that measure and draw what depends on the weights."""
     place = ("--data", str(Path(data or "").absolute()))
-    commands = [(f"benchmarks/{name}.py", *place) for name in ("evaluation", "exports")] if data else []
+    commands: list[tuple] = [(f"benchmarks/{name}.py", *place) for name in ("evaluation", "exports")] if data else []
     figures = (*FIGURES, *EVALUATION_FIGURES) if data else FIGURES
     commands += [("benchmarks/readme.py",), ("tools/draw_figures.py", *figures)]
     return [command for command in commands if (tree / command[0]).is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import hashlib
@@ -24,9 +25,12 @@ STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", "onnx/*.onnx",
          "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json", "benchmarks/exports.md",
          "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
 # Files of earlier layouts of this repository, by their exact names.
-OLD_CODE = ("data.py", "training_form.py", "model_card.py", "card_regions.py", "card_template.md", "eanet_cifar100.ipynb",
-            "figures/draw.py", "samples/draw.py", "tests/apart.py", "tests/hub_server.py", "tests/test_hub.py",
-            "tests/test_data.py", "tests/test_train.py", "tests/test_inference.py")  # fmt: skip
+OLD_FILES = """
+    data.py training_form.py model_card.py card_regions.py card_template.md requirements-dev.txt requirements-onnx.txt
+    eanet_cifar100.ipynb figures/draw.py samples/draw.py benchmarks/ablation.md benchmarks/attention_scaling.md
+    benchmarks/predict_speed.md benchmarks/train_speed.md tests/apart.py tests/hub_server.py tests/test_card_runs.py
+    tests/test_data.py tests/test_hub.py tests/test_inference.py tests/test_train.py
+""".split()
 
 
 def push(
@@ -119,18 +123,20 @@ class _Push:
                  dry_run=False):  # fmt: skip
         self.api, self.run, self.staged, self.repo_id, self.revision = api, run, staged, repo_id, revision
         self.private, self.message, self.new_card, self.dry_run = private, message, new_card, dry_run
-        self.facts, self.onnx_tried, self.told = None, False, set()
-        self.changes = None  # of a commit that was attempted; it may have been made although no answer came
+        self.facts: dict | None = None
+        self.told: set[str] = set()
+        self.onnx_tried = False
+        self.changes: list[str] = []  # of a commit that was attempted; it may have been made although no answer came
 
     def attempt(self) -> str:
         from huggingface_hub.constants import ENDPOINT
 
         url = f"{ENDPOINT}/{self.repo_id}"
-        head, private = self._head() if self.api else (None, None)
+        head, private = self._head() if self.api else ("", None)
         if private is False and self.private:
             raise UserError(f"{self.repo_id} is public already; it cannot be pushed as private; change that in its settings")
-        if head is None and not self.dry_run:
-            self._complete({}, None)
+        if not head and not self.dry_run:
+            self._complete({}, "")
             self.card(None)  # shows what is wrong with it before anything is created
             self._create(exists=private is not None)
             head, _ = self._head()
@@ -144,10 +150,10 @@ class _Push:
         gone = [name for name in sorted(self._stale(theirs, head)) if name not in ours]
         if self.dry_run:
             return self._describe(ours, theirs, sent, gone, old_card, url)
-        if not sent and not gone and self.changes is None:
+        if not sent and not gone and not self.changes:
             return f"{url} is up to date with {self.run}: nothing to push\ncommit {head}"
         if sent or gone:
-            again = self.changes is not None
+            again = bool(self.changes)
             self.changes = [f"  {'changed' if name in theirs else 'new':8} {name}" for name in sent]
             self.changes += [f"  {'deleted':8} {name}" for name in gone]
             head = self._commit(sent, gone, head, again).oid
@@ -159,8 +165,10 @@ class _Push:
 
         The run's own comes first where it is an edited copy of the Hub's: pulled, then changed by hand.
         """
-        if self.facts is None:
-            self.facts = collect_facts(self.staged.folder, self.staged.results, self.staged.model, self.repo_id)
+        facts = self.facts
+        if facts is None:
+            facts = collect_facts(self.staged.folder, self.staged.results, self.staged.model, self.repo_id)
+            self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
             check_no_link(self.run, CARD)
@@ -170,43 +178,33 @@ class _Push:
             base, where = own, str(path)
         elif self.new_card:
             base = None
-        text = render_card(self.facts) if base is None else update_card(base, self.facts, where)
+        text = render_card(facts) if base is None else update_card(base, facts, where)
         check_no_token(text.encode(), where)
         split_card(text, "the new card")
-        for line in card_warnings(text, self.facts, where) if base is not None else []:
+        for line in card_warnings(text, facts, where) if base is not None else []:
             self._tell(line)
-        if own not in (None, theirs) and base is theirs and not self._updates_to(own, text):
+        if own not in (None, theirs) and base is theirs and not _updates_to(own, facts, text):
             self._tell(f"the card on the Hub is kept; {path} is left out (--new-card takes it)")
         return text
-
-    def _updates_to(self, own: str, text: str) -> bool:
-        """Return True if updating the card `own` gives exactly `text`."""
-        try:
-            return update_card(own, self.facts) == text
-        except UserError:  # it does not go up, so its faults do not matter
-            return False
 
     def _tell(self, line: str) -> None:
         if line not in self.told:
             self.told.add(line)
             print(line, file=sys.stderr)
 
-    def _head(self):
-        """Return (commit of the revision or None, whether the repository is private or None if there is none)."""
+    def _head(self) -> tuple[str, bool | None]:
+        """Return the revision's commit, or "", and whether the repository is private, or None if there is none."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
             info = self.api.model_info(self.repo_id, revision=self.revision)
             return info.sha, bool(info.private)
         except RevisionNotFoundError:
-            missing = 404
+            return "", bool(self.api.model_info(self.repo_id).private)
         except RepositoryNotFoundError as error:
-            missing = 401 if status_of(error) == 401 else None
-        if missing == 404:
-            return None, bool(self.api.model_info(self.repo_id).private)
-        if missing == 401:  # also the Hub's answer to a bad token; this call tells them apart
-            self.api.whoami()
-        return None, None
+            if status_of(error) == 401:  # also the Hub's answer to a bad token; this call tells them apart
+                self.api.whoami()
+            return "", None
 
     def _create(self, exists: bool) -> None:
         if not exists:
@@ -221,7 +219,7 @@ class _Push:
     def _old_card(self, head: str) -> str:
         return _decode(self._download(CARD, head).read_bytes(), f"{CARD} of {self.repo_id} on the Hub")
 
-    def _complete(self, theirs: dict, head: str | None) -> None:
+    def _complete(self, theirs: dict, head: str) -> None:
         """Add what the run lacks: an ONNX file of its weights, and the sample images on the Hub, for their answers."""
         folder = self.staged.folder
         if not (folder / ONNX_FILE).exists():
@@ -242,17 +240,20 @@ class _Push:
             self.facts = None
 
     def _stale(self, theirs: dict, head: str) -> list[str]:
-        record = parse_figures_record(self._download(FIGURES_RECORD, head).read_bytes()) if FIGURES_RECORD in theirs else {}
+        record = {}
+        if FIGURES_RECORD in theirs:
+            with contextlib.suppress(UserError):  # a damaged one is replaced or deleted
+                record = parse_figures_record(self._download(FIGURES_RECORD, head).read_bytes())
         stale = [name for name in theirs if _matches(name, STALE) or is_our_figure(name, record)]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
-            stale += [name for name in OLD_CODE if name in theirs]
+            stale += [name for name in OLD_FILES if name in theirs]
         return stale
 
     def _commit(self, sent: dict, gone: list, head: str, again: bool):
         """Make one atomic commit on top of `head` alone. `upload_folder` of newer clients may split a push into several."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        operations = [CommitOperationAdd(name, str(path)) for name, path in sent.items()]
+        operations: list = [CommitOperationAdd(name, str(path)) for name, path in sent.items()]
         operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
         message = self.message or f"Push {self.run.absolute().name or 'model'} with push_to_hub.py"
         try:
@@ -294,6 +295,14 @@ def export_if_possible(model, path: Path) -> bool:
         print(f"{ONNX_FILE} is left out: {error}", file=sys.stderr)
         return False
     return True
+
+
+def _updates_to(own: str, facts: dict, text: str) -> bool:
+    """Return True if updating the card `own` gives exactly `text`."""
+    try:
+        return update_card(own, facts) == text
+    except UserError:  # it does not go up, so its faults do not matter
+        return False
 
 
 def _decode(content: bytes, where) -> str:
