@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import LABELS, colour_images, tiny_config, write_official
 
-from eanet.data import cifar, load_dataset
+from eanet.data import archives, cifar, load_dataset
 from modeling_eanet import CIFAR100_LABELS, UserError
 
 
@@ -120,7 +120,7 @@ def test_missing_path(tmp_path):
 
 
 def test_empty_folder(tmp_path):
-    assert "train/<class>/ folders nor the files train, test and meta" in error_of(tmp_path)
+    assert "neither class folders, nor a table of files and labels, nor CIFAR" in error_of(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.5, 0.99])
@@ -149,7 +149,7 @@ def test_file_that_is_not_a_tarball(tmp_path):
 
 
 def test_too_large_member(official, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1000)
     assert "larger than 1000 bytes" in error_of(write_tar(official, tmp_path / "bomb.tar.gz"))
 
 

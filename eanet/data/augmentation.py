@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from eanet.data.splits import Split
+from eanet.data.storage import DiskImages
 
 MAX_DEVICE_BYTES = 2**32  # of images kept on JAX's device; CIFAR-100 has 0.24 GB
 
@@ -29,20 +30,23 @@ class Batches:
     def __init__(self, split: Split, num_classes: int, batch_size: int, seed: int, on_jax: bool = False):
         self.size = split.x.shape[1]
         self.margin = self.size // 8
-        border = (self.margin, self.margin)
-        self.padded = np.pad(split.x, [(0, 0), border, border, (0, 0)], mode="reflect")
-        self.targets = np.eye(num_classes, dtype=np.float32)[split.y]
+        # Pixel i of the image with reflected borders is pixel reflected[i] of the image: no padded copy is needed.
+        self.reflected = np.pad(np.arange(self.size), self.margin, mode="reflect")
+        self.images = split.x
+        self.labels, self.targets = split.y, np.eye(num_classes, dtype=np.float32)  # targets by class
         self.batch_size = min(batch_size, len(split))
         self.seed = seed
         self._gather, self._mix = _gather, functools.partial(_mix, np)
-        if on_jax and self.padded.nbytes <= MAX_DEVICE_BYTES:
+        if isinstance(split.x, DiskImages):
+            self._gather = _gather_from_disk
+        elif on_jax and self.images.nbytes <= MAX_DEVICE_BYTES:
             import jax
 
-            self.padded, self.targets = jax.device_put(self.padded), jax.device_put(self.targets)
+            self.images, self.targets = jax.device_put(self.images), jax.device_put(self.targets)
             self._gather, self._mix = jax.jit(_gather), jax.jit(functools.partial(_mix, jax.numpy))
 
     def __len__(self):
-        return len(self.targets) // self.batch_size
+        return len(self.labels) // self.batch_size
 
     def epoch(self, epoch: int, cutmix: float = 0.0):
         """Iterate over the batches of one epoch.
@@ -55,7 +59,7 @@ class Batches:
             uint8 (batch, size, size, 3), and float32 targets (batch, num_classes) whose rows sum to 1.
         """
         rng = np.random.default_rng((self.seed, 2, epoch))
-        order = rng.permutation(len(self.targets))
+        order = rng.permutation(len(self.labels))
         pixels = np.arange(self.size)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             index = order[start : start + self.batch_size]
@@ -63,7 +67,8 @@ class Batches:
             rows, columns = top + pixels, left + pixels
             flip = rng.random(len(index)) < 0.5
             columns[flip] = columns[flip, ::-1]
-            x, y = self._gather(self.padded, self.targets, index, rows, columns)
+            rows, columns = self.reflected[rows], self.reflected[columns]
+            x, y = self._gather(self.images, self.targets, index, self.labels[index], rows, columns)
             yield self._mix(x, y, *cutmix_boxes(rng, len(index), self.size, cutmix)) if cutmix else (x, y)
 
 
@@ -88,8 +93,13 @@ def cutmix_boxes(rng, count: int, size: int, fraction: float) -> tuple[np.ndarra
     return box, box.mean(axis=(1, 2), dtype=np.float32)[:, None]
 
 
-def _gather(padded, targets, index, rows, columns):
-    return padded[index[:, None, None], rows[:, :, None], columns[:, None, :]], targets[index]
+def _gather(images, targets, index, labels, rows, columns):
+    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]], targets[labels]
+
+
+def _gather_from_disk(images, targets, index, labels, rows, columns):
+    own = np.arange(len(index))
+    return images[index][own[:, None, None], rows[:, :, None], columns[:, None, :]], targets[labels]
 
 
 def _mix(xp, x, y, box, area):

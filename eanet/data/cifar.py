@@ -1,24 +1,36 @@
-"""CIFAR-100 in its official python layout: the pickled files train, test and meta, as a folder or a tarball."""
+"""CIFAR-10 and CIFAR-100 in all official versions: python, binary and MATLAB, as a folder or an archive."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import pickle
+import re
 import sys
-import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError
+from eanet.cli import UserError, printable, require
+from eanet.data.files import LFS_HINT, LFS_PREFIX, Folder, name_of
 from eanet.data.splits import Dataset, Split
+from eanet.data.unpickle import load_pickle
 from modeling_eanet import CIFAR100_LABELS
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-FILES = ("train", "test", "meta")
-MAX_MEMBER_BYTES = 2**30  # the official train file has 155 MB
+FILES = ("train", "test", "meta")  # of CIFAR-100's python version
+CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+ROW = 3 * 32 * 32
+# Files of each version: those of the training split, of the test split, and of the class names.
+VERSIONS = {
+    "CIFAR-100's python layout": ("train", "test", "meta"),
+    "CIFAR-10's python layout": (r"data_batch_\d+", "test_batch", r"batches\.meta"),
+    "CIFAR-100's binary layout": (r"train\.bin", r"test\.bin", r"fine_label_names\.txt"),
+    "CIFAR-10's binary layout": (r"data_batch_\d+\.bin", r"test_batch\.bin", r"batches\.meta\.txt"),
+    "CIFAR-100's MATLAB layout": (r"train\.mat", r"test\.mat", r"meta\.mat"),
+    "CIFAR-10's MATLAB layout": (r"data_batch_\d+\.mat", r"test_batch\.mat", r"batches\.meta\.mat"),
+}
+_ANY_FILE = re.compile("|".join(pattern for patterns in VERSIONS.values() for pattern in patterns))
 
 
 def download_cifar100() -> str:
@@ -40,143 +52,159 @@ def download_cifar100() -> str:
         raise UserError(f"CIFAR-100 could not be downloaded ({reason}); give the path of a copy") from None
 
 
-def load_cifar_python(path) -> Dataset:
-    """Read a data set in CIFAR-100's python layout.
-
-    Args:
-        path: a folder with the files train, test and meta, or a tarball of it.
+def find_cifar(root: Folder) -> tuple[str, Folder] | None:
+    """Find a version of CIFAR by the names of its files, in the tree's root or the first folder that has them.
 
     Returns:
-        The data set. With CIFAR-100's classes but other sizes than the official 50,000 and 10,000 images, the test split is
+        The version, a key of `VERSIONS`, and the folder with its files; or None.
+    """
+    level = [root]
+    while level:
+        for folder in level:
+            names = [name for name in folder.files if _ANY_FILE.fullmatch(name)]
+            for version, patterns in VERSIONS.items() if names else ():
+                if sum(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns) >= 2:
+                    return version, folder
+        level = [child for folder in level for child in folder.folders.values()]
+    return None
+
+
+def load_cifar_folder(path, version: str, folder: Folder) -> Dataset:
+    """Read what `find_cifar` found, see `load_cifar`; `path` is the root of the tree, a folder or an archive."""
+    path = Path(path)
+    readers = {
+        name: file.read for name, file in folder.files.items() if any(re.fullmatch(p, name) for p in VERSIONS[version])
+    }
+    return load_cifar(path.joinpath(*folder.parts) if path.is_dir() else path, version, readers)
+
+
+def load_cifar(path, version: str, readers: dict[str, Callable[[], bytes]]) -> Dataset:
+    """Read a version of CIFAR.
+
+    Args:
+        path: where it is, for its name and for messages.
+        version: a key of `VERSIONS`.
+        readers: a function per file name that returns its content.
+
+    Returns:
+        The data set. With the classes of CIFAR-100 or CIFAR-10, but other sizes than the official ones, the test split is
         called "hold-out".
 
     Raises:
         UserError: damaged, incomplete, or not in this layout; the message begins with the path.
     """
     path = Path(path)
-    return dataset_from_files(path, _read_tarball(path) if path.is_file() else _read_folder(path))
+    train, test, meta = VERSIONS[version]
+    for pattern in (train, test, meta):
+        if not any(re.fullmatch(pattern, name) for name in readers):
+            missing = re.sub(r"\\d\+", "1", pattern).replace("\\", "")
+            raise UserError(f"{path}: the file {missing} of {version} is missing")
+    reader = next(value for key, value in _READERS.items() if key in version)
+    is_100, contents = "100" in version, {name: read() for name, read in readers.items()}
+    for name, content in contents.items():
+        if content.startswith(LFS_PREFIX):
+            raise UserError(f"{path}: {name}: {LFS_HINT}")
+    name = next(name for name in contents if re.fullmatch(meta, name))
+    labels = _checked_labels(path, name, reader(path, name, contents[name], is_100, None))
+    splits = {}
+    for split, pattern in (("train", train), ("test", test)):
+        names = sorted((n for n in contents if re.fullmatch(pattern, n)), key=lambda n: (len(n), n))
+        parts = [reader(path, name, contents.pop(name), is_100, len(labels)) for name in names]
+        x, y = (np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*parts, strict=True))
+        splits[split] = Split(x, y, split)
+    return _named(path, labels, splits["train"], splits["test"], version == "CIFAR-100's python layout")
 
 
 def dataset_from_files(path: Path, files: dict[str, bytes]) -> Dataset:
-    """Build the data set from the contents of its files by name; `path` is for its name and for errors."""
-    records = {name: _unpickle(path, name, files.get(name)) for name in FILES}
-    try:
-        labels = tuple(label.decode("utf-8") for label in records["meta"][b"fine_label_names"])
-    except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
-        raise UserError(f"{path}: meta has no list of byte strings under fine_label_names") from None
-    if len(set(labels)) < max(2, len(labels)):
-        raise UserError(f"{path}: meta must name at least two classes, all different")
-    train, test = (Split(*_arrays(path, name, records[name], len(labels)), name) for name in ("train", "test"))
-    if labels != CIFAR100_LABELS:
-        return Dataset("", path.resolve().name.split(".")[0], labels, train, test)
+    """Build the data set from the contents of CIFAR-100's python files by name; `path` is for its name and for errors."""
+    return load_cifar(path, "CIFAR-100's python layout", {name: (lambda content=c: content) for name, c in files.items()})
+
+
+def _named(path: Path, labels: tuple[str, ...], train: Split, test: Split, plain_draw: bool) -> Dataset:
+    """Name the data set; only the official images may be called the test split."""
+    # The runs recorded so far drew their validation split from this layout without regard to the classes.
+    stratify = not plain_draw
+    official = {CIFAR100_LABELS: "CIFAR-100", CIFAR10_LABELS: "CIFAR-10"}.get(labels)
+    if official is None:
+        return Dataset("", name_of(path), labels, train, test, stratify=stratify)
     if (len(train), len(test)) == (45_000, 5_000):
         test.name, test.note = "hold-out", "hold-out: 5,000 of the official train split, used for selection"
     elif (len(train), len(test)) != (50_000, 10_000):
-        # Only the official 10,000 images may be called the test split.
-        test.name, test.note = "hold-out", f"hold-out: {len(test):,} images, a part of CIFAR-100"
-    return Dataset("uoft-cs/cifar100", "CIFAR-100", labels, train, test)
+        test.name, test.note = "hold-out", f"hold-out: {len(test):,} images, a part of {official}"
+    return Dataset("uoft-cs/" + official.lower().replace("-", ""), official, labels, train, test, stratify=stratify)
 
 
-def _read_folder(path: Path) -> dict[str, bytes]:
-    return {name: (path / name).read_bytes() for name in FILES if (path / name).is_file()}
+def _checked_labels(path: Path, name: str, labels) -> tuple[str, ...]:
+    if len(set(labels)) < max(2, len(labels)):
+        raise UserError(f"{path}: {name} must name at least two classes, all different")
+    return tuple(labels)
 
 
-def _read_tarball(path: Path) -> dict[str, bytes]:
-    """Read the files in memory: nothing is extracted, so no member can be written elsewhere."""
-    files = {}
+# Versions: each reader returns the class names (num_classes is None), or images and labels ---------------------------------
+
+
+def _read_python(path, name, content, is_100, num_classes):
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if member.isfile() and name in FILES:
-                    if member.size > MAX_MEMBER_BYTES:
-                        raise ValueError(f"member {member.name} is larger than {MAX_MEMBER_BYTES} bytes")
-                    files[name] = tar.extractfile(member).read()
-            while tar.fileobj.read(2**20):  # to the end, where a compressed file has its checksum
-                pass
-    except Exception as error:  # every compression has its own
-        reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(f"{path}: not a tarball, truncated or damaged ({reason}); download it again") from None
-    return files
-
-
-def _unpickle(path: Path, name: str, content: bytes | None):
-    if content is None:
-        raise UserError(f"{path}: the file {name} of CIFAR-100's python layout is missing")
-    try:
-        return NumpyOnlyUnpickler(io.BytesIO(content), encoding="bytes").load()
+        record = load_pickle(content)
     except Exception as error:  # damaged pickles raise nearly anything
-        raise UserError(f"{path}: {name} cannot be unpickled safely: {error}") from None
+        raise UserError(f"{path}: {name} cannot be unpickled safely: {printable(str(error))}") from None
+    if isinstance(record, dict):  # a copy written by Python 3 may have text for keys
+        record = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in record.items()}
+    key = "fine_label_names" if is_100 else "label_names"
+    if num_classes is None:
+        try:
+            return [label.decode("utf-8") if isinstance(label, bytes) else label + "" for label in record[key]]
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            raise UserError(f"{path}: {name} has no list of byte strings under {key}") from None
+    labels = "fine_labels" if is_100 else "labels"
+    if not isinstance(record, dict) or "data" not in record or labels not in record:
+        raise UserError(f"{path}: {name}: has no data and {labels}")
+    return _arrays(path, name, record["data"], labels, record[labels], num_classes)
 
 
-def _arrays(path: Path, name: str, record, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Check one record and return its images (n, 32, 32, 3) and labels (n,)."""
+def _read_binary(path, name, content, is_100, num_classes):
+    if num_classes is None:
+        try:
+            return [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: {name} is not text") from None
+    width = ROW + 1 + is_100
+    if not content or len(content) % width:
+        raise UserError(f"{path}: {name}: {len(content):,} bytes are not rows of {width}; truncated, download it again")
+    rows = np.frombuffer(content, np.uint8).reshape(-1, width)
+    return _arrays(path, name, rows[:, -ROW:], "labels", rows[:, -ROW - 1].astype(np.int64), num_classes)
+
+
+def _read_matlab(path, name, content, is_100, num_classes):
+    import io
+
+    scipy_io = require("scipy.io", "`pip install scipy` to read the MATLAB version, or use the python version")
+    try:
+        record = scipy_io.loadmat(io.BytesIO(content))
+        if num_classes is None:
+            return [str(np.ravel(cell)[0]) for cell in np.ravel(record["fine_label_names" if is_100 else "label_names"])]
+        labels = "fine_labels" if is_100 else "labels"
+        x, y = record["data"], np.ravel(record[labels])
+    except Exception as error:  # loadmat raises anything on damaged files
+        raise UserError(f"{path}: {name} cannot be read as a MATLAB file: {printable(str(error))}") from None
+    return _arrays(path, name, x, labels, y, num_classes)
+
+
+_READERS = {"python": _read_python, "binary": _read_binary, "MATLAB": _read_matlab}
+
+
+def _arrays(path: Path, name: str, x, label_name: str, y, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Check one file's arrays and return its images (n, 32, 32, 3) and labels (n,)."""
 
     def check(ok, message):
         if not ok:
             raise UserError(f"{path}: {name}: {message}")
 
-    check(isinstance(record, dict) and b"data" in record and b"fine_labels" in record, "has no data and fine_labels")
-    x, y = (v.value if isinstance(v, _PickledArray) else v for v in (record[b"data"], record[b"fine_labels"]))
-    check(isinstance(x, np.ndarray) and x.ndim == 2 and x.shape[1] == 3072, "data must be an array (n, 3072)")
+    check(isinstance(x, np.ndarray) and x.ndim == 2 and x.shape[1] == ROW, "data must be an array (n, 3072)")
     check(x.dtype == np.uint8 and len(x) > 0, f"data must be uint8 and not empty, is {x.dtype} {x.shape}")
-    try:
-        y = np.asarray(y)
-    except ValueError:  # ragged
-        y = np.empty(0)
-    check(y.shape == (len(x),) and y.dtype.kind in "iu", f"fine_labels must be {len(x)} integers")
+    flat = isinstance(y, np.ndarray) or isinstance(y, list) and all(isinstance(v, int) for v in y)  # not nested, not ragged
+    y = np.asarray(y) if flat else np.empty(0)
+    check(y.shape == (len(x),) and y.dtype.kind in "iu", f"{label_name} must be {len(x)} integers")
     worst = y.max() if y.max() >= num_classes else y.min()
     check(0 <= worst < num_classes, f"label {worst} is not in 0-{num_classes - 1}")
     return np.ascontiguousarray(x.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), y.astype(np.int64)
-
-
-# A pickle can name any function to call. Only the four names that NumPy's arrays need are allowed, and even those are not
-# NumPy's own: its `dtype.__setstate__` with a forged state would take bytes for pointers.
-
-
-class _PickledArray:
-    """Stands in for numpy.ndarray; `value` is the array after its state has been read."""
-
-    value = None
-
-    def __init__(self, *ignored):
-        pass
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, raw = state
-        if not isinstance(dtype, _PickledDtype) or not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("an array in it is not made of numbers")
-        self.value = np.frombuffer(raw, dtype.order + dtype.code).reshape(shape, order="F" if fortran else "C")
-
-
-class _PickledDtype:
-    """Stands in for numpy.dtype, for plain numbers only."""
-
-    order = "|"
-
-    def __init__(self, code, *ignored):
-        self.code = code.decode() if isinstance(code, bytes) else code
-        if self.code not in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"):
-            raise pickle.UnpicklingError(f"it has an array of dtype {code!r}, and only numbers are read")
-
-    def __setstate__(self, state):
-        order = state[1].decode() if isinstance(state[1], bytes) else state[1]
-        self.order = order if order in ("<", ">", "|") else "="
-
-
-class NumpyOnlyUnpickler(pickle.Unpickler):
-    """Unpickle plain containers and arrays of numbers; every other name in the pickle is refused."""
-
-    ALLOWED = {
-        ("numpy", "ndarray"): _PickledArray,
-        ("numpy", "dtype"): _PickledDtype,
-        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
-        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
-        ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 writes a bytes object
-    }
-
-    def find_class(self, module, name):
-        """Return what `module.name` stands for, or raise UnpicklingError."""
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, and only arrays, lists and dicts are read")
-        return self.ALLOWED[module, name]

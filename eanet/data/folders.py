@@ -1,62 +1,183 @@
-"""Image folders: train/<class>/*.png and, if there is a test split, test/<class>/*.png."""
+"""Class folders: an image's class is the folder it is in."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import dataclasses
+import re
+import unicodedata
 
-import numpy as np
+from eanet.cli import UserError, printable
+from eanet.data.decode import Sample
+from eanet.data.files import File, Folder, LeftOut, has_images, images_of, looks_like_image, may_be_image, not_an_image
 
-from eanet.cli import UserError
-from eanet.data.splits import Dataset, Split
-from modeling_eanet import EANetConfig
+ORDER = ("train", "validation", "test")
+_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+# "Training", "seg_train", "test_set", "val-images"; not "train_station".
+_SPLIT_NAME = re.compile(
+    rf"((seg|images?|imgs?|data)[ _-]?)?(?P<word>{'|'.join(_WORDS)})([ _-]?(set|split|data|folder|images?|imgs?))?", re.I
+)
+_WRAPPERS = {"images", "image", "imgs", "img", "data"}
 
 
-def load_image_folders(root, config: EANetConfig) -> Dataset:
-    """Read a data set from class folders.
+@dataclasses.dataclass
+class Listing:
+    """The labelled images of a data set, not yet read.
 
-    Args:
-        root: the folder that holds `train/` and perhaps `test/`; the classes are the folders in `train/`, sorted by name.
-        config: size and interpolation the images are resized with.
+    Attributes:
+        samples: those of each split that is there ("train", "validation", "test"), with class names as labels.
+        labels: class names in the order of the class indices; None for those of the samples, sorted.
+        places: where each class was found, for messages.
+        source: what the classes are read from, for messages.
+    """
 
-    Returns:
-        The data set, named like `root`.
+    samples: dict[str, list[Sample]]
+    labels: tuple[str, ...] | None = None
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    source: str = ""
+
+
+def split_of(name: str) -> str | None:
+    """Return the split ("train", "validation", "test") that a folder, file or column value means, or None."""
+    match = _SPLIT_NAME.fullmatch(name.strip())
+    return _WORDS[match["word"].lower()] if match else None
+
+
+def split_folders(folder: Folder) -> dict[str, Folder]:
+    """Return the folders of a data set by split, or {} if its folders are classes.
+
+    `train` can also be a class, of vehicles: it is one if there are other classes, and it holds images directly.
 
     Raises:
-        UserError: fewer than two classes, a class without images, an unknown class in `test/`, or a damaged image; the
-            message begins with the path.
+        UserError: two folders are the same split.
     """
-    root = Path(root)
-    labels = tuple(sorted(p.name for p in (root / "train").iterdir() if p.is_dir() and not p.name.startswith(".")))
-    if len(labels) < 2:
-        raise UserError(f"{root}: train/ has {len(labels)} class folder(s); at least two classes are needed")
-    train = _read_split(root / "train", labels, config)
-    test = _read_split(root / "test", labels, config) if (root / "test").is_dir() else None
-    return Dataset("", root.resolve().name, labels, train, test)
+    found: dict[str, Folder] = {}
+    others = {name for name, f in folder.folders.items() if split_of(name) is None and has_images(f)}
+    for name, child in folder.folders.items():
+        split = split_of(name)
+        if split in found:
+            raise UserError(f"{found[split].path} and {child.path}: both are the {split} split; put them into one folder")
+        if split is not None:
+            found[split] = child
+    if "train" in found or not others:
+        classes = others and found and not _inner(found["train"]).folders and has_images(found["train"])
+        return {} if classes else {split: _inner(child) for split, child in found.items()}
+    # Classes next to `val` or `test`: splits if they have the same classes, or images without a class.
+    held_out = {s: child for s, child in found.items() if others & set(child.folders) or s == "test" and not child.folders}
+    if not held_out:
+        return {}
+    names = {child.parts[-1] for child in held_out.values()}
+    classes = {name: child for name, child in folder.folders.items() if name not in names}
+    return {"train": Folder(folder.parts, dict(folder.files), classes), **held_out}
 
 
-def _read_split(folder: Path, labels: tuple[str, ...], config: EANetConfig) -> Split:
-    from PIL import Image
-    from tqdm import tqdm
+def _inner(folder: Folder) -> Folder:
+    """Return `train/train` or `train/images` instead of `train`, if that is all there is in it."""
+    if len(folder.folders) == 1 and not any(map(looks_like_image, folder.files.values())):
+        (name, child), *_ = folder.folders.items()
+        if child.folders and (split_of(name) or name.lower() in _WRAPPERS):
+            return child
+    return folder
 
-    from eanet.images import load_image
 
-    unknown = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name not in labels and p.name[0] != ".")
-    if unknown:
-        raise UserError(f"{folder}: class {unknown[0]} is not among the classes of train/")
-    suffixes = Image.registered_extensions()
-    files = [
-        (file, index)
-        for index, label in enumerate(labels)
-        for file in sorted((folder / label).rglob("*"))
-        if file.suffix.lower() in suffixes and file.is_file()
+def unwrap(folder: Folder) -> Folder:
+    """Descend through folders that hold nothing but one folder with all the images."""
+    while not split_folders(folder) and not any(map(looks_like_image, folder.files.values())):
+        inner = [child for child in folder.folders.values() if has_images(child)]
+        empty = [child for child in folder.folders.values() if child not in inner and not child.walk()]
+        if len(inner) != 1 or not inner[0].folders or empty and not split_folders(inner[0]):
+            break
+        folder = inner[0]
+    return folder
+
+
+def class_name(folder: Folder) -> str:
+    """Return the name of a class folder in Unicode's composed form (NFC), as most systems write it.
+
+    Raises:
+        UserError: the bytes of the name are not text.
+    """
+    name = folder.parts[-1]
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(f"{folder.path}: the name of this class folder is not UTF-8 text; rename it") from None
+    return unicodedata.normalize("NFC", name)
+
+
+def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
+    """Find the images of a data set with class folders.
+
+    Args:
+        root: the tree.
+        where: what to call the data set in messages.
+        left_out: gets the files that are not read.
+
+    Returns:
+        The listing; without class folders it has no samples.
+
+    Raises:
+        UserError: an empty class folder, or other classes in the validation or test split than in the training split.
+    """
+    folder = unwrap(root)
+    splits = split_folders(folder) or {"train": folder}
+    listing, used = Listing({}), set()
+    for split in sorted(splits, key=ORDER.index):
+        classes = _named_classes(splits[split])
+        if split != "train" and listing.places and len(classes) == 1 and not set(classes) & set(listing.places):
+            continue  # test/images or test/unknown: no label
+        if not classes:
+            continue
+        samples = _samples_of(classes)
+        _check(split, splits[split], classes, samples, listing, where)
+        listing.samples[split] = samples
+        used |= {file.parts for children in classes.values() for child in children for file in images_of(child)}
+    if listing.samples:
+        unlabelled = [child.parts for split, child in splits.items() if split not in listing.samples]
+        for file in root.walk():
+            if file.parts not in used:
+                left_out.add(file.path, _why_not(file, unlabelled))
+    return listing
+
+
+def _named_classes(folder: Folder) -> dict[str, list[Folder]]:
+    """Return the class folders by class name, sorted; more than one where names differ only in their Unicode form."""
+    classes: dict[str, list[Folder]] = {}
+    for child in folder.folders.values():
+        classes.setdefault(class_name(child), []).append(child)
+    return dict(sorted(classes.items()))
+
+
+def _samples_of(classes: dict[str, list[Folder]]) -> list[Sample]:
+    return [
+        Sample(file.path, file.source, name, looks_like_image(file))
+        for name, children in classes.items()
+        for child in children
+        for file in images_of(child)
     ]
-    empty = sorted(set(range(len(labels))) - {index for _, index in files}) if folder.name == "train" else []
-    if empty or not files:
-        raise UserError(f"{folder / (labels[empty[0]] if empty else '')}: no images in it; add some, or remove it")
-    x = np.empty((len(files), config.image_size, config.image_size, 3), np.uint8)
-    for i, (file, _) in enumerate(tqdm(files, f"reading {folder.name}", unit=" images", disable=None, leave=False)):
-        try:
-            x[i] = load_image(file, config)
-        except (OSError, UserError) as error:
-            raise UserError(f"{file}: {error}; replace or remove it") from None
-    return Split(x, np.array([index for _, index in files], np.int64), folder.name)
+
+
+def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], listing: Listing, where: str) -> None:
+    """Raise UserError for an empty class, an empty split or an unknown class; note where the classes of train/ are."""
+    filled = {sample.label for sample in samples}
+    if split == "train":
+        for name, children in classes.items():
+            if name not in filled:
+                raise UserError(f"{where}/{children[0].path}: no images in it; add some, or remove it")
+        listing.places = {name: children[0].path for name, children in classes.items()}
+        listing.source = f"{folder.path}/ " if folder.parts else ""
+    elif listing.places and (unknown := sorted(set(classes) - set(listing.places))):
+        raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/")
+    elif not samples:
+        raise UserError(f"{where}/{folder.path}: no images in it; add some, or remove it")
+
+
+def _why_not(file: File, unlabelled: list[tuple[str, ...]]) -> str:
+    if not may_be_image(file):
+        return not_an_image(file)
+    if any(file.parts[: len(parts)] == parts for parts in unlabelled):
+        return "no label: its split has no class folders"
+    return "no label: it is not in a class folder"

@@ -1,0 +1,240 @@
+"""Data sets of the Hugging Face Hub, and their files on disk, through the `datasets` library."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from eanet.cli import UserError, first_line, printable, require
+from eanet.data.build import build_dataset
+from eanet.data.decode import Sample
+from eanet.data.files import LFS_HINT, Folder, LeftOut, is_lfs_pointer, name_of
+from eanet.data.folders import ORDER, Listing, split_of
+from eanet.data.splits import Dataset
+from eanet.data.tables import LABEL_COLUMNS
+from modeling_eanet import EANetConfig
+
+HINT = "`pip install datasets` to read data sets in the Hub's formats"
+REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def is_repo_id(path) -> bool:
+    """Return whether a path that does not exist can be the id of a data set on the Hub (user/name)."""
+    return isinstance(path, str) and bool(REPO_ID.fullmatch(path)) and not os.path.exists(path)
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether a folder was written by `save_to_disk`."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
+
+
+def find_shards(root: Folder) -> dict[str, list[str]]:
+    """Return the Parquet files of a tree by split, which the folder's or the file's name tells; {} if there are none."""
+    shards: dict[str, list[str]] = {}
+    for file in root.walk():
+        if file.suffix == ".parquet":
+            shards.setdefault(shard_split(file.parts), []).append(file.source)
+    return shards
+
+
+def shard_split(parts: tuple[str, ...]) -> str:
+    """Return the split of a shard such as `data/train-00000-of-00001.parquet` or `default/test/0000.parquet`."""
+    for name in (re.split(r"[-_.]\d|\.parquet", parts[-1])[0], *reversed(parts[:-1])):
+        if split := split_of(name):
+            return split
+    return "train"
+
+
+def load_hub(
+    path, config: EANetConfig, shards=None, *, image_column=None, label_column=None, strict=False, labels=None
+) -> Dataset:
+    """Read a data set through the `datasets` library, image by image.
+
+    Args:
+        path: repo id (user/name), or the folder or file that the data is in, for messages.
+        config: size and interpolation the images are resized with.
+        shards: Parquet files by split, as paths; None for a repo id or a folder written by `save_to_disk`.
+        image_column: name of the column with the images; None to find it by its type.
+        label_column: name of the column with the classes; None to find it by its type.
+        strict: refuse the data set if anything is left out.
+        labels: classes of a model, see `build_dataset`.
+
+    Returns:
+        The data set.
+
+    Raises:
+        UserError: `datasets` is not installed, there is no such data set, or its columns do not fit.
+    """
+    check_pointers(shards)
+    require("datasets", HINT)
+    where, local = str(path), os.path.exists(path)
+    tables = open_tables(path, shards)
+    left_out, splits = LeftOut(), {}
+    for name, table in tables.items():
+        split = split_of(name) or ("train" if len(tables) == 1 else None)
+        if split is None or split in splits:
+            left_out.add(printable(name), "a split that is not used")
+        else:
+            splits[split] = table
+    if not splits:
+        raise UserError(f"{where}: its splits are {', '.join(map(printable, tables))}; none is for training or testing")
+    first = splits[min(splits, key=ORDER.index)]
+    image, label = find_columns(first, where, image_column, label_column)
+    names = getattr((first.features or {}).get(label), "names", None)
+    samples = {s: _Rows(splits[s], s, image, label, names, left_out) for s in ORDER if s in splits}
+    listing = Listing(samples, tuple(names) if names else None)
+    kwargs = dict(strict=strict, labels=labels, repo_id="" if local else where)
+    name = name_of(path) if local else where.split("/")[-1]
+    try:
+        dataset = build_dataset(listing, where, name, config, left_out, **kwargs)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # of the download or of a damaged shard; each library has its own
+        raise UserError(f"{where}: cannot be read ({first_line(error)})") from None
+    return dataset
+
+
+def check_pointers(shards) -> None:
+    """Raise UserError if one of the Parquet files is a Git LFS pointer."""
+    for path in (path for paths in (shards or {}).values() for path in paths):
+        if is_lfs_pointer(path):
+            raise UserError(f"{path}: {LFS_HINT}")
+
+
+def open_tables(path, shards) -> dict[str, Any]:
+    """Open a data set's splits without reading the images."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # ours counts images
+    try:
+        if shards:
+            tables = datasets.load_dataset("parquet", data_files=shards, streaming=True)
+        elif os.path.isdir(path):
+            tables = datasets.load_from_disk(os.fspath(path))
+        else:
+            tables = datasets.load_dataset(os.fspath(path), streaming=True)
+    except Exception as error:  # of the Hub, of a damaged file, of a choice that is missing
+        raise UserError(f"{path}: {_why(error)}") from None
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+    if not hasattr(tables, "keys"):
+        tables = {str(tables.split or "train"): tables}
+    return dict(tables)
+
+
+def _why(error: Exception) -> str:
+    text = first_line(error)
+    if "onnection" in text or "ffline" in text or type(error).__name__ == "OfflineModeIsEnabled":
+        return f"neither a local path, nor can the Hub be reached for a data set of this name ({text})"
+    if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError"):
+        return "no such file or folder, and no such data set on the Hub (a private one needs a login: `hf auth login`)"
+    return f"cannot be read as a data set ({text})"
+
+
+def find_columns(table, where: str, image_column=None, label_column=None) -> tuple[str, str]:
+    """Return the names of the columns with images and classes.
+
+    Args:
+        table: a split.
+        where: what to call the data set in messages.
+        image_column: name that is given, or None.
+        label_column: name that is given, or None.
+
+    Raises:
+        UserError: no such column, none of the right type, or several.
+    """
+    import datasets
+
+    features = table.features or _features_of_first_row(table)
+    for name in filter(None, (image_column, label_column)):
+        if name not in features:
+            raise UserError(f"{where}: column {name}: it has {', '.join(map(printable, features))}")
+
+    def one(kind, given, candidates):
+        if given is not None:
+            return given
+        if len(candidates) == 1:
+            return candidates[0]
+        reason = f"several columns can be the {kind}: " if candidates else f"no column is the {kind}; it has "
+        listed = ", ".join(map(printable, candidates or features))
+        raise UserError(f"{where}: {reason}{listed}; name one as {kind}_column")
+
+    images = [name for name, feature in features.items() if _is_image(feature)]
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    usual = [name for name in LABEL_COLUMNS if name in (classes or features)]
+    classes = classes if len(classes) == 1 else usual[:1] or classes
+    return one("image", image_column, images), one("label", label_column, classes)
+
+
+def _is_image(feature) -> bool:
+    """Return whether a column holds images: by its type, or as bytes and path, as files without the type do."""
+    import datasets
+
+    return isinstance(feature, datasets.Image) or isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+
+
+def _features_of_first_row(table) -> dict[str, Any]:
+    import datasets
+
+    row = next(iter(table), {})
+    return {k: datasets.Image() if hasattr(v, "convert") else v if isinstance(v, dict) else type(v) for k, v in row.items()}
+
+
+class _Rows(Iterable[Sample]):
+    """The samples of one split, in its order; rows without a label are left out."""
+
+    def __init__(self, table, split: str, image: str, label: str, names, left_out: LeftOut):
+        import datasets
+
+        self.split, self.image, self.label, self.names, self.left_out = split, image, label, names, left_out
+        table = table.select_columns([image, label])
+        if isinstance((table.features or {}).get(image), datasets.Image):
+            table = table.cast_column(image, datasets.Image(decode=False))
+        self.table = table
+        self.count = table.num_rows if hasattr(table, "num_rows") else _rows_known(table, split)
+
+    def __len__(self):
+        if self.count is None:
+            raise TypeError("unknown")
+        return self.count
+
+    def __iter__(self) -> Iterator[Sample]:
+        for i, row in enumerate(self.table):
+            place, label = f"{self.split}[{i}]", row[self.label]
+            if isinstance(label, list) and len(label) == 1:
+                label = label[0]
+            if label is None or self.names and not 0 <= label < len(self.names) or isinstance(label, list | dict):
+                self.left_out.add(place, "no label")
+                continue
+            yield Sample(place, _source(row[self.image]), self.names[label] if self.names else str(label))
+
+
+def _rows_known(table, split) -> int | None:
+    splits = getattr(table.info, "splits", None) or {}
+    return getattr(splits.get(split), "num_examples", None)
+
+
+def _source(cell):
+    """Return the content of an image, its path, an image that is decoded already, or a function that downloads it."""
+    if not isinstance(cell, dict):
+        return cell if cell is not None else b""
+    if cell.get("bytes") is not None:
+        return cell["bytes"]
+    path = cell.get("path") or ""
+    return functools.partial(_download, path) if "://" in path else path or b""
+
+
+def _download(path: str) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    try:
+        with xopen(path, "rb") as file:
+            return file.read()
+    except Exception as error:  # of fsspec, of the HTTP client
+        raise UserError(f"could not be downloaded ({first_line(error)})") from None

@@ -1,0 +1,223 @@
+"""Data sets in zip and tar archives."""
+
+import bz2
+import gzip
+import io
+import os
+import tarfile
+import time
+import zipfile
+
+import pytest
+from conftest import encoded, noise, tiny_config
+
+from eanet.data import archives, inspect, load_dataset
+from eanet.data.files import LeftOut
+from modeling_eanet import UserError
+
+
+def image(seed=0, fmt="PNG"):
+    return encoded(noise(12, 12, seed), fmt).read()
+
+
+def members(prefix="set/train/", count=2):
+    """Names and contents of `count` images of the classes cat and dog."""
+    return {f"{prefix}{name}/{i}.png": image(i) for name in ("cat", "dog") for i in range(count)}
+
+
+def write_zip(path, content, **kwargs):
+    with zipfile.ZipFile(path, "w", **kwargs) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_tar(path, content, mode="gz", change=lambda entry: None):
+    with tarfile.open(path, f"w:{mode}") as tar:
+        for name, data in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            change(entry)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def sizes(path):
+    found = inspect(load_dataset(path, tiny_config()))
+    return found["train"], found["validation"], found["test"], len(found["left_out"])
+
+
+def error_of(path):
+    with pytest.raises(UserError) as caught:
+        load_dataset(path, tiny_config())
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    return str(caught.value)
+
+
+WRITERS = {"zip": write_zip} | {m or "tar": lambda p, c, m=m: write_tar(p, c, m) for m in ("", "gz", "bz2", "xz")}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_every_kind_is_recognised_by_content(tmp_path, kind):
+    content = members() | members("set/val/", 1) | {"__MACOSX/set/train/cat/._0.png": b"\0", "set/.DS_Store": b"\0"}
+    path = WRITERS[kind](tmp_path / "my.set", content)
+    assert sizes(path) == (4, 2, None, 0)
+    dataset = load_dataset(path, tiny_config())
+    assert (dataset.name, dataset.labels) == ("my", ("cat", "dog"))
+    assert [p.name for p in tmp_path.iterdir()] == ["my.set"]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_archive_and_folder_give_the_same_images(tmp_path, kind):
+    path = WRITERS[kind](tmp_path / "set.bin", members(count=5))
+    for name, data in members(count=5).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    archive, folder = (load_dataset(p, tiny_config()).train.checksum() for p in (path, tmp_path / "set"))
+    assert archive == folder
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    "name", ["../evil.png", "set/../../train/cat/evil.png", "/../../evil.png", "../../../../tmp/evil.png"]
+)
+def test_names_that_lead_out_are_left_out(tmp_path, kind, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = WRITERS[kind](tmp_path / "set.archive", members() | {name: image()})
+    assert sizes(path) == (4, None, None, 1)
+    assert os.listdir(tmp_path) == ["set.archive"] and not os.path.exists("/tmp/evil.png")
+
+
+@pytest.mark.parametrize("prefix", ["/home/me/set/train/", "C:/set/train/", "./set/train/", "../set/train/", "a/../train/"])
+def test_absolute_and_relative_prefixes(tmp_path, prefix):
+    assert sizes(write_zip(tmp_path / "set.zip", members(prefix))) == (4, None, None, 0)
+    assert sizes(write_tar(tmp_path / "set.tar.gz", members(prefix))) == (4, None, None, 0)
+
+
+def test_windows_names_in_a_zip(tmp_path):
+    content = {name.replace("/", "\\"): data for name, data in members().items()}
+    path = write_zip(tmp_path / "set.zip", {name.replace("\\", "|"): data for name, data in content.items()})
+    path.write_bytes(path.read_bytes().replace(b"|", b"\\"))
+    assert sizes(path) == (4, None, None, 0)
+
+
+def test_names_of_a_mac_are_utf_8(tmp_path):
+    path = write_zip(tmp_path / "set.zip", members("set/train/caf_") | members("set/train/the_"))
+    path.write_bytes(path.read_bytes().replace(b"caf_", b"\xc3\xa9_f"))  # not flagged as UTF-8
+    assert "é_fcat" in load_dataset(path, tiny_config()).labels
+
+
+def test_links_in_a_tarball(tmp_path):
+    def link(name, target, kind):
+        entry = tarfile.TarInfo(name)
+        entry.type, entry.linkname = kind, target
+        return entry
+
+    path = write_tar(tmp_path / "set.tar.gz", members())
+    path = tmp_path / "linked.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in members().items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        tar.addfile(link("set/train/cat/hard.png", "set/train/cat/0.png", tarfile.LNKTYPE))
+        tar.addfile(link("set/train/cat/soft.png", "../dog/0.png", tarfile.SYMTYPE))
+        tar.addfile(link("set/train/cat/out.png", "/etc/passwd", tarfile.SYMTYPE))
+        tar.addfile(link("set/train/cat/pipe.png", "", tarfile.FIFOTYPE))
+    assert sizes(path) == (6, None, None, 2)
+
+
+def test_damaged_image_in_a_zip_is_left_out(tmp_path):
+    path = write_zip(tmp_path / "set.zip", members(count=10))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 20] ^= 255
+    path.write_bytes(content)
+    dataset = load_dataset(path, tiny_config())
+    assert len(dataset.train) == 19 and "damaged in the archive" in dataset.left_out[0]["reason"]
+
+
+def test_encrypted_members_are_named(tmp_path):
+    path = write_zip(tmp_path / "set.zip", members())
+    content = bytearray(path.read_bytes())
+    for magic, offset in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        at = content.index(magic)
+        content[at + offset] |= 1
+    path.write_bytes(content)
+    assert load_dataset(path, tiny_config()).left_out == [{"path": "set/train/cat/0.png", "reason": "encrypted"}]
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("keep", [0.3, 0.9])
+def test_truncated(tmp_path, kind, keep):
+    path = WRITERS[kind](tmp_path / "set.archive", members(count=30))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    assert error_of(path).endswith("download it again")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tar.gz", gzip.compress(b"hello " * 99), "no images in it: compressed, but not a tarball"),
+        ("a.bz2", bz2.compress(b"hello"), "no images in it: compressed, but not a tarball"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "a 7z archive, which is not read; unpack it"),
+        ("a.rar", b"Rar!\x1a\x07" + bytes(99), "a RAR archive, which is not read; unpack it"),
+        ("a.zip", b"<html>404</html>", "no images: not a tarball or zip"),
+        ("a.zip", b"", "empty; truncated or damaged, download it again"),
+        ("a.tar", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
+    ],
+)
+def test_other_files(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    assert message in error_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_unknown_archive_is_called_unknown(tmp_path, kind):
+    message = error_of(WRITERS[kind](tmp_path / "a.archive", {"a/readme.txt": b"hello"}))
+    assert "no images" in message and "it holds a/readme.txt" in message and "damaged" not in message
+
+
+def test_archive_alone_in_a_folder(tmp_path):
+    write_zip(tmp_path / "set.zip", members())
+    (tmp_path / "README.txt").write_text("text")
+    assert sizes(tmp_path) == (4, None, None, 0)
+
+
+def test_bombs_are_refused_in_time(tmp_path):
+    zeros = tmp_path / "zeros.tar.gz"
+    with tarfile.open(zeros, "w:gz", compresslevel=1) as tar:
+        for i in range(4):
+            entry = tarfile.TarInfo(f"train/cat/{i}.raw")
+            entry.size = 250 * 2**20
+            tar.addfile(entry, Zeros())
+    start = time.process_time()
+    assert "expands to more than 50 times its size" in error_of(zeros)
+    assert time.process_time() - start < 5
+
+
+class Zeros:
+    def read(self, size):
+        return bytes(size)
+
+
+def test_many_members_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
+    assert "more than 3 members; unpack it" in error_of(write_zip(tmp_path / "set.zip", members()))
+
+
+def test_duplicate_member_counts_as_one(tmp_path):
+    path = tmp_path / "set.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in [*members().items(), *members().items()]:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    assert sizes(path) == (4, None, None, 0)
+
+
+def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    tree = archives.scan_archive(write_tar(tmp_path / "set.tar.gz", members()), LeftOut())
+    assert len(tree.walk()) == 4 and list((tmp_path / "temporary").iterdir()) == []

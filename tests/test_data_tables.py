@@ -1,0 +1,191 @@
+"""Images and labels listed in tables."""
+
+import json
+
+import pytest
+from conftest import encoded, noise, tiny_config
+
+from eanet.data import inspect, load_dataset
+from modeling_eanet import UserError
+
+FILES = [f"{i}.png" for i in range(6)]
+ROWS = [(name, "cat" if i < 3 else "dog") for i, name in enumerate(FILES)]
+
+
+def draw(root, *names):
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encoded(noise(12, 12, i), "PNG").read())
+
+
+def lines(rows, header="file_name,label", end="\n"):
+    return end.join([header, *(",".join(map(str, row)) for row in rows), ""])
+
+
+def jsonl(rows, **names):
+    return "".join(json.dumps({"file_name": file, "label": label}) + "\n" for file, label in rows)
+
+
+def load(root, **options):
+    return load_dataset(root, tiny_config(), **options)
+
+
+def sizes(dataset):
+    found = inspect(dataset)
+    return found["train"], found["validation"], found["test"], len(found["left_out"])
+
+
+def error_of(root, **options):
+    with pytest.raises(UserError) as caught:
+        load(root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+TABLES = {
+    "metadata.csv": lines(ROWS).encode(),
+    "METADATA.CSV": lines(ROWS).encode(),
+    "metadata.jsonl": jsonl(ROWS).encode(),
+    "labels.csv": lines(ROWS, "image,class").encode(),
+    "labels.tsv": lines(ROWS, "filename,category").replace(",", "\t").encode(),
+    "annotations.csv": lines(ROWS, "path,species").encode(),
+    "with BOM.csv": lines(ROWS).encode("utf-8-sig"),
+    "UTF-16.csv": lines(ROWS).encode("utf-16"),
+    "semicolons.csv": lines(ROWS).replace(",", ";").encode(),
+    "CRLF.csv": lines(ROWS, end="\r\n").encode(),
+    "quoted.csv": lines([(f'"{file}"', f'"{label}"') for file, label in ROWS], '"Image Name","Class Name"').encode(),
+    "index column.csv": lines([(i, *row) for i, row in enumerate(ROWS)], ",file,label").encode(),
+    "no header.csv": lines(ROWS, "").lstrip().encode(),
+    "blank lines.csv": ("\n" + lines(ROWS) + "\n\n").encode(),
+    "spaces.csv": lines([(f" {file}", f" {label} ") for file, label in ROWS], "file, label").encode(),
+    "without suffix.csv": lines([(file[:-4], label) for file, label in ROWS], "id,breed").encode(),
+    "dot slash.csv": lines([(f"./{file}", label) for file, label in ROWS]).encode(),
+    "backslash.csv": lines([(f"images\\{file}", label) for file, label in ROWS]).encode(),
+    "absolute.csv": lines([(f"/home/me/set/{file}", label) for file, label in ROWS]).encode(),
+    "other columns.csv": lines([(*row, "x", 3) for row in ROWS], "file_name,label,photographer,width").encode(),
+    "one other column.csv": lines(ROWS, "file_name,animal").encode(),
+    "list.jsonl": "".join(json.dumps({"file_name": f, "label": [k]}) + "\n" for f, k in ROWS).encode(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("folder", ["", "images/"])
+def test_table(tmp_path, name, folder):
+    draw(tmp_path, *(folder + file for file in FILES))
+    (tmp_path / name).write_bytes(TABLES[name])
+    dataset = load(tmp_path)
+    assert (dataset.labels, sizes(dataset)) == (("cat", "dog"), (6, None, None, 0))
+    assert dataset.train.y.tolist() == [0, 0, 0, 1, 1, 1]
+    assert load(tmp_path / name).train.checksum() == dataset.train.checksum()
+
+
+def test_a_table_in_each_split(tmp_path):
+    for split, count in (("train", 6), ("validation", 4), ("test", 5)):
+        draw(tmp_path / split, *FILES[:count])
+        (tmp_path / split / "metadata.jsonl").write_text(jsonl(ROWS[:count]))
+    assert sizes(load(tmp_path)) == (6, 4, 5, 0)
+
+
+def test_a_table_for_each_split(tmp_path):
+    draw(tmp_path / "images", *FILES)
+    for name, rows in (("train.csv", ROWS[:2] + ROWS[4:]), ("val_labels.csv", ROWS[2:3]), ("test.csv", ROWS[3:4])):
+        (tmp_path / name).write_text(lines(rows))
+    assert sizes(load(tmp_path)) == (4, 1, 1, 0)
+
+
+def test_split_column(tmp_path):
+    draw(tmp_path, *FILES)
+    rows = [(*row, split) for row, split in zip(ROWS, ("train", "Train", "VAL", "train", "test", "valid"), strict=True)]
+    (tmp_path / "labels.csv").write_text(lines(rows, "file,label,split"))
+    assert sizes(load(tmp_path)) == (3, 2, 1, 0)
+
+
+def test_nested_paths_and_the_split_of_their_folders(tmp_path):
+    rows = [(f"{split}/{label}/{file}", label) for split in ("train", "test") for file, label in ROWS]
+    draw(tmp_path, *(file for file, _ in rows))
+    (tmp_path / "metadata.jsonl").write_text(jsonl(rows))
+    assert sizes(load(tmp_path)) == (6, None, 6, 0)
+
+
+def test_table_wins_over_class_folders(tmp_path):
+    rows = [(f"batch{i % 2}/{file}", label) for i, (file, label) in enumerate(ROWS)]
+    draw(tmp_path, *(file for file, _ in rows))
+    (tmp_path / "metadata.csv").write_text(lines(rows))
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
+def test_captions_are_not_labels(tmp_path):
+    rows = [(f"{label}/{file}", f"a photo of the {label} number {file[0]}") for file, label in ROWS]
+    draw(tmp_path, *(file for file, _ in rows))
+    (tmp_path / "metadata.csv").write_text(lines(rows, "file_name,text"))
+    dataset = load(tmp_path)
+    assert dataset.labels == ("cat", "dog")
+    assert dataset.left_out == [{"path": "metadata.csv", "reason": "not an image (.csv)"}]
+
+
+def test_kaggle_example_of_an_answer_is_no_table(tmp_path):
+    draw(tmp_path, *(f"train/{file}" for file in FILES), "test/7.png", "test/8.png")
+    (tmp_path / "labels.csv").write_text(lines([(file[:-4], label) for file, label in ROWS], "id,breed"))
+    (tmp_path / "sample_submission.csv").write_text("id,label\n7,cat\n8,cat\n")
+    assert sizes(load(tmp_path)) == (6, None, None, 3)
+
+
+def test_numbers_are_sorted_by_value(tmp_path):
+    rows = list(zip(FILES, (10, 9, 1, 10.0, 9, 1), strict=True))
+    draw(tmp_path, *FILES)
+    (tmp_path / "metadata.jsonl").write_text(jsonl(rows))
+    dataset = load(tmp_path)
+    assert dataset.labels == ("1", "9", "10") and dataset.train.y.tolist() == [2, 1, 0, 2, 1, 0]
+
+
+def test_what_does_not_fit_is_listed(tmp_path):
+    names = [f"a{i}.png" for i in range(30)]
+    draw(tmp_path, *FILES, *names, "unlisted.png")
+    rows = [*ROWS, ("gone.png", "cat"), ("0.png", "dog"), ("a0.png", ""), *((name, "dog") for name in names[1:])]
+    (tmp_path / "labels.csv").write_text(lines(rows))
+    dataset = load(tmp_path)
+    assert len(dataset.train) == 35
+    assert [(entry["path"], entry["reason"]) for entry in dataset.left_out] == [
+        ("gone.png", "no such file (row 7 of labels.csv)"),
+        ("0.png", "listed again (row 8 of labels.csv)"),
+        ("a0.png", "no label (row 9 of labels.csv)"),
+        ("unlisted.png", "no label: it is in no table"),
+    ]
+
+
+def test_more_than_a_tenth_of_the_files_missing(tmp_path):
+    draw(tmp_path, *FILES)
+    (tmp_path / "labels.csv").write_text(lines([*ROWS, ("gone.png", "cat")]))
+    assert "1 of 7 images cannot be read, more than a tenth; first gone.png: no such file" in error_of(tmp_path)
+
+
+def test_columns_can_be_named(tmp_path):
+    draw(tmp_path, *FILES)
+    rows = [(file, file, "x" if i % 2 else "y", label) for i, (file, label) in enumerate(ROWS)]
+    (tmp_path / "metadata.csv").write_text(lines(rows, "file_name,photo,label,animal"))
+    assert load(tmp_path).labels == ("x", "y")
+    assert load(tmp_path, image_column="photo", label_column="animal").labels == ("cat", "dog")
+    message = error_of(tmp_path, label_column="plant")
+    assert message == f"{tmp_path}: label_column plant: no table has a column of this name (metadata.csv)"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.csv", "file,label\n0.png,caf\xe9\n".encode("latin-1"), "labels.csv: not UTF-8 text; save it as UTF-8"),
+        ("metadata.jsonl", b'{"file_name": "0.png"', "metadata.jsonl: line 1 is not JSON"),
+        ("metadata.jsonl", b"[" * 100_000, "metadata.jsonl: line 1 is not JSON"),
+        ("metadata.jsonl", b'"0.png"\n', "metadata.jsonl: line 1 is not a JSON object"),
+        ("metadata.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run `git lfs pull`"),
+        ("metadata.csv", lines(ROWS[:3]).encode(), "has 1 class(es) (cat); at least two classes are needed"),
+    ],
+)
+def test_table_that_cannot_be_used(tmp_path, name, content, message):
+    draw(tmp_path, *FILES)
+    (tmp_path / name).write_bytes(content)
+    assert message in error_of(tmp_path)
+
+
+def test_images_without_labels(tmp_path):
+    draw(tmp_path, *FILES)
+    assert "no images with labels in it (it holds 0.png, 1.png, 2.png, ...)" in error_of(tmp_path)
