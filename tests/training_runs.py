@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from conftest import run_main, write_official
 
+import eanet.trainer  # noqa: F401  # binds what without_saved_model patches
 import train
 from eanet import run_dir, saving
 
