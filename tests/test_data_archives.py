@@ -95,9 +95,9 @@ def test_absolute_and_relative_prefixes(tmp_path, prefix):
 
 
 def test_windows_names_in_a_zip(tmp_path):
-    content = {name.replace("/", "\\"): data for name, data in members().items()}
-    path = write_zip(tmp_path / "set.zip", {name.replace("\\", "|"): data for name, data in content.items()})
-    path.write_bytes(path.read_bytes().replace(b"|", b"\\"))
+    path = write_zip(tmp_path / "set.zip", members("set/train/"))
+    for name in members():
+        path.write_bytes(path.read_bytes().replace(name.encode(), name.replace("/", "\\").encode()))
     assert sizes(path) == (4, None, None, 0)
 
 
@@ -113,7 +113,6 @@ def test_links_in_a_tarball(tmp_path):
         entry.type, entry.linkname = kind, target
         return entry
 
-    path = write_tar(tmp_path / "set.tar.gz", members())
     path = tmp_path / "linked.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name, data in members().items():
@@ -147,7 +146,7 @@ def test_encrypted_members_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("keep", [0.3, 0.9])
+@pytest.mark.parametrize("keep", [0.3, 0.7])
 def test_truncated(tmp_path, kind, keep):
     path = WRITERS[kind](tmp_path / "set.archive", members(count=30))
     content = path.read_bytes()
@@ -184,12 +183,13 @@ def test_archive_alone_in_a_folder(tmp_path):
     assert sizes(tmp_path) == (4, None, None, 0)
 
 
-def test_bombs_are_refused_in_time(tmp_path):
+def test_bombs_are_refused_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "MAX_EXPANDED_BYTES", 2**26)
     zeros = tmp_path / "zeros.tar.gz"
     with tarfile.open(zeros, "w:gz", compresslevel=1) as tar:
         for i in range(4):
             entry = tarfile.TarInfo(f"train/cat/{i}.raw")
-            entry.size = 250 * 2**20
+            entry.size = 30 * 2**20
             tar.addfile(entry, Zeros())
     start = time.process_time()
     assert "expands to more than 50 times its size" in error_of(zeros)

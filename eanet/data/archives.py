@@ -151,6 +151,10 @@ def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
     if opener is None:
         with tarfile.open(path, "r:") as tar:
             _scan_members(tar, open(path, "rb"), members, False)  # noqa: SIM115 - the readers keep it open
+        with open(path, "rb") as file:  # tarfile takes a header that is cut short for the end
+            file.seek(-min(512, path.stat().st_size), 2)
+            if any(file.read()):
+                raise EOFError("it has no end mark")
         return
     spool = tempfile.TemporaryFile(prefix="eanet-")  # noqa: SIM115 - has no name, and goes with the last reader
     with opener(path, "rb") as file:
