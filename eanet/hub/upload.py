@@ -147,7 +147,7 @@ class _Push:
         write_text(self.staged.folder / CARD, self.card(old_card))
         ours = {p.relative_to(self.staged.folder).as_posix(): p for p in self.staged.folder.rglob("*") if p.is_file()}
         sent = {name: path for name, path in sorted(ours.items()) if not _is_same(path, theirs.get(name))}
-        gone = [name for name in sorted(self._stale(theirs, head)) if name not in ours]
+        gone = sorted(set(self._stale(theirs, head)) - set(ours))
         if self.dry_run:
             return self._describe(ours, theirs, sent, gone, old_card, url)
         if not sent and not gone and not self.changes:
