@@ -158,6 +158,7 @@ def _templates():
         "figure": figure,
         "millions": lambda number: f"{number / 1e6:.{1 if number >= 1e7 else 2}f}M",
         "percent": lambda fraction, digits=2: f"{100 * fraction:.{digits}f}%",
+        "stem": lambda name: Path(name).stem.replace("_", " "),
         "url": lambda text: Verbatim(urllib.parse.quote(text)),
     }
     environment.filters |= filters
