@@ -33,7 +33,7 @@ from eanet.cli import (  # noqa: E402
     seed,
 )
 from eanet.train_config import PRECISIONS, TrainConfig  # noqa: E402
-from modeling_eanet import PRESETS  # noqa: E402
+from modeling_eanet import PRESETS, EANetConfig  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -42,8 +42,16 @@ def parse_args(argv=None) -> argparse.Namespace:
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--data", metavar="PATH", help="CIFAR-100 as a folder or tarball, or a folder with train/CLASS/ folders of images "
-        "(default: download CIFAR-100)")  # fmt: skip
+    add("--data", metavar="PATH_OR_REPO", help="class folders, a table of files and labels, CIFAR, an archive of these, "
+        "Parquet files, or a data set on the Hub (default: download CIFAR-100)")  # fmt: skip
+    add("--inspect", action="store_true", help="print what --data holds as one JSON object, and do nothing else")
+    add(
+        "--image-column",
+        metavar="NAME",
+        help="column of a table or Hub data set with the images (default: found by its type)",
+    )
+    add("--label-column", metavar="NAME", help="column with the classes (default: found by its type)")
+    add("--strict", action="store_true", help="fail if any file of the data is left out")
     add("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
     add("--resume", action="store_true", help="fail unless there is a run to resume; without this, resume if there is one")
     add("--json", action="store_true", help="print the full result as JSON instead of a summary")
@@ -76,6 +84,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     recipe.add_argument("--precision", default="float32", choices=PRECISIONS, help="mixed_bfloat16 is faster on processors "
                         "and GPUs with bfloat16 (default: float32)")  # fmt: skip
 
+    recipe.add_argument("--class-weights", choices=["balanced"], help="make all classes count the same in the loss, "
+                        "whatever their number of images")  # fmt: skip
+
     other = parser.add_argument_group("instead of training").add_argument
     other("--evaluate-only", action="store_true", help="measure --model on --data")
     other("--model", metavar="DIR_OR_REPO", help="model to evaluate: a folder or a Hub repo id")
@@ -105,6 +116,13 @@ def config_from_args(args: argparse.Namespace) -> TrainConfig:
 def main(argv=None) -> int:
     """Run the program and return its exit status."""
     args = parse_args(argv)
+    if args.inspect:
+        from eanet.data import inspect, load_dataset
+
+        columns = dict(image_column=args.image_column, label_column=args.label_column)
+        dataset = load_dataset(args.data, EANetConfig.preset("small"), **columns, strict=args.strict, need_train=False)
+        print(json.dumps(inspect(dataset)))
+        return 0
     quiet_tensorflow()
     if args.export:
         from eanet.saving import add_saved_model

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, read_json
-from eanet.data import Dataset, check_data_path, load_dataset
-from eanet.train_config import RECIPE_FIELDS, TrainConfig
+from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
+from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, load_config, model_folder
 
 SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
 RESULTS_FILE, HISTORY_FILE = "eval_results.json", "history.json"
+LEFT_OUT_FILE = "left_out.json"
 
 
 # Settings and lineage ---------------------------------------------------------------------------------------------------
@@ -59,7 +60,8 @@ def prepare_run(config: TrainConfig) -> Run:
         architecture = EANetConfig.from_dict(settings["config"])
     else:
         architecture = load_config(initial) if initial else EANetConfig.preset(config.preset or "", **(config.set or {}))
-    dataset = load_dataset(config.data, architecture)
+    columns = dict(image_column=config.image_column, label_column=config.label_column)
+    dataset = load_dataset(config.data, architecture, **columns, strict=config.strict)
     checksum = dataset.train.checksum()
     if not settings:
         architecture = dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels)))
@@ -69,14 +71,16 @@ def prepare_run(config: TrainConfig) -> Run:
         settings["parent_run"] = recorded_training(initial) if initial else None
     elif settings["data_crc32"] != checksum:
         raise UserError(f"output {config.output}: holds a run on other data than {config.data}; use another folder")
-    _check_validation_split(config, settings)
+    if dataset.validation is None:
+        _check_validation_split(config, settings)
     return Run(config, settings, dataset, initial, resuming)
 
 
 def recipe_of(config: TrainConfig) -> dict:
     """Return the options that must match to resume a run, without absolute paths."""
     recipe = {name: getattr(config, name) for name in RECIPE_FIELDS}
-    return recipe | {"init_from": portable_path(config.init_from)}
+    used = {name: value for name in OPTIONAL_RECIPE_FIELDS if (value := getattr(config, name)) is not None}
+    return recipe | {"init_from": portable_path(config.init_from)} | used
 
 
 def read_settings(output) -> dict:
@@ -147,7 +151,7 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         return None
     settings = read_settings(output)
     same_weights = _same_initial_weights(config, settings)
-    for name, value in recipe_of(config).items():
+    for name, value in (dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)).items():
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
         same = recorded == value
         if name == "init_from" and same_weights is not None:
@@ -204,7 +208,7 @@ def reproducing_command(config: TrainConfig) -> str:
     """Return the command that repeats a run, with options that differ from the defaults and without absolute paths."""
     words = ["python", "train.py"]
     if config.data:
-        words += ["--data", Path(os.path.abspath(config.data)).name]
+        words += ["--data", config.data if is_repo_id(config.data) else Path(os.path.abspath(config.data)).name]
     defaults = TrainConfig(epochs=config.epochs)
     defaults.epochs = TrainConfig.epochs
     for name, value in recipe_of(config).items():

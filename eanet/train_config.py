@@ -15,6 +15,8 @@ RECIPE_FIELDS = (
     *("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay"),
     *("warmup_epochs", "label_smoothing", "cutmix", "ema", "precision", "init_from", "set"),
 )
+# Recorded only when used, so that runs of versions without these options can be resumed.
+OPTIONAL_RECIPE_FIELDS = ("image_column", "label_column", "class_weights")
 
 
 def _is_int(value, low, high=math.inf) -> bool:
@@ -34,6 +36,7 @@ _RULES = (
     ("learning_rate", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
     ("weight_decay warmup_epochs", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("precision", lambda v: v in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}"),
+    ("class_weights", lambda v: v in (None, "balanced"), 'must be "balanced", or None for equal weights'),
 )
 
 
@@ -58,6 +61,10 @@ class TrainConfig:
     cutmix: float = 0.5  # fraction of the images; 0 in the last tenth of the epochs
     ema: float | None = None  # momentum of the moving average of the weights; see eanet.trainer.ema_momentum
     precision: str = "float32"
+    class_weights: str | None = None  # "balanced": all classes count the same in the loss, whatever their number of images
+    image_column: str | None = None  # of a table or a Hub data set; None to find it
+    label_column: str | None = None
+    strict: bool = False  # fail if any file of the data is left out
 
     def __post_init__(self):
         if self.init_from:

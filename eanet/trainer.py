@@ -11,12 +11,13 @@ import time
 import numpy as np
 
 from eanet.cli import UserError, write_json
-from eanet.data import Batches, split_validation
+from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.evaluation import evaluate, evaluation_results, summary
 from eanet.machine import backend, hardware, keep_freed_memory
 from eanet.run_dir import (
     CHECKPOINT_FILE,
     HISTORY_FILE,
+    LEFT_OUT_FILE,
     RESULTS_FILE,
     SETTINGS_FILE,
     Checkpoint,
@@ -54,6 +55,10 @@ def train(config: TrainConfig) -> dict:
     model, batches = _build(run, training)
     config.output.mkdir(parents=True, exist_ok=True)
     write_json(config.output / SETTINGS_FILE, run.settings)
+    if run.dataset.left_out:
+        write_json(config.output / LEFT_OUT_FILE, run.dataset.left_out)
+    if not run.resuming:
+        _log(describe(run.dataset))
 
     checkpoint = Checkpoint(config.output / CHECKPOINT_FILE, model)
     history, elapsed = checkpoint.restore() if run.resuming else ({}, 0.0)
@@ -114,7 +119,7 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig) -> dic
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
         for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
             model.reset_metrics()  # Keras before 3.15 averages over all batches so far
-            batch = model.train_on_batch(x, y, return_dict=True)
+            batch = model.train_on_batch(x, y, batches.sample_weights(y), return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
             if not np.isfinite(sums["loss"]):
                 break
@@ -196,7 +201,9 @@ def _build(run: Run, training):
         load_initial_weights(model, from_pretrained_keras(run.initial_weights))
     model = with_fused_layers(model)
     on_jax = keras.backend.backend() == "jax"
-    batches = Batches(training, len(run.dataset.labels), config.batch_size, config.seed, on_jax)
+    classes = len(run.dataset.labels)
+    weights = balanced_class_weights(training.y, classes) if config.class_weights else None
+    batches = Batches(training, classes, config.batch_size, config.seed, on_jax, weights)
     compile_model(model, config, len(batches))
     return model, batches
 

@@ -29,6 +29,7 @@ __all__ = [
     "describe",
     "inspect",
     "is_lfs_pointer",
+    "is_repo_id",
     "load_dataset",
     "split_validation",
 ]

@@ -25,9 +25,10 @@ class Batches:
         batch_size: images per batch; those that do not fill the last batch are left out of the epoch.
         seed: of order and augmentation.
         on_jax: keep the images on JAX's device, if they take no more than `MAX_DEVICE_BYTES`, and yield JAX arrays.
+        class_weights: float32 (num_classes,), weight of each class in the loss, or None for equal weights.
     """
 
-    def __init__(self, split: Split, num_classes: int, batch_size: int, seed: int, on_jax: bool = False):
+    def __init__(self, split: Split, num_classes: int, batch_size: int, seed: int, on_jax: bool = False, class_weights=None):
         self.size = split.x.shape[1]
         self.margin = self.size // 8
         # Pixel i of the image with reflected borders is pixel reflected[i] of the image: no padded copy is needed.
@@ -35,7 +36,7 @@ class Batches:
         self.images = split.x
         self.labels, self.targets = split.y, np.eye(num_classes, dtype=np.float32)  # targets by class
         self.batch_size = min(batch_size, len(split))
-        self.seed = seed
+        self.seed, self.class_weights = seed, class_weights
         self._gather, self._mix = _gather, functools.partial(_mix, np)
         if isinstance(split.x, DiskImages):
             self._gather = _gather_from_disk
@@ -47,6 +48,10 @@ class Batches:
 
     def __len__(self):
         return len(self.labels) // self.batch_size
+
+    def sample_weights(self, targets) -> np.ndarray | None:
+        """Return the weight in the loss of each row of targets, (batch,), or None if all classes weigh the same."""
+        return None if self.class_weights is None else np.asarray(targets) @ self.class_weights
 
     def epoch(self, epoch: int, cutmix: float = 0.0):
         """Iterate over the batches of one epoch.

@@ -50,7 +50,8 @@ def build_dataset(
     splits = {}
     for split, (x, found) in arrays.items():
         if found:
-            splits[split] = Split(x, np.array([index[label] for label in found], np.int64), split)
+            note = "the validation split of the data" if split == "validation" else ""
+            splits[split] = Split(x, np.array([index[label] for label in found], np.int64), split, note)
     check_classes(listing, splits.get("train"), where, left_out)
     left_out.check(where, strict)
     if not splits:
