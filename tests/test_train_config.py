@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from training_runs import main
 
 import train
 from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
@@ -28,33 +29,42 @@ def test_every_option_of_the_recipe_is_a_field():
     assert set(RECIPE_FIELDS) | set(OPTIONAL_RECIPE_FIELDS) == fields
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "values"),
     [
-        ("preset", "enormous"),
-        ("epochs", 0),
-        ("epochs", 1.5),
-        ("epochs", "5"),
-        ("batch_size", True),
-        ("seed", -1),
-        ("seed", 2**32),
-        ("validation_split", 1.0),
-        ("validation_split", float("nan")),
-        ("learning_rate", 0),
-        ("learning_rate", float("inf")),
-        ("weight_decay", -1),
-        ("warmup_epochs", 75),
-        ("label_smoothing", 1),
-        ("cutmix", 1.1),
-        ("ema", 1),
-        ("precision", "float16"),
+        ("epochs", [0, -1, 1.5, "x"]),
+        ("batch_size", [0, 2.5]),
+        ("seed", [-1, 2**32]),
+        ("validation_split", [1.5, 1.0, -0.1, NAN]),
+        ("learning_rate", [0, INF, NAN]),
+        ("weight_decay", [-1, NAN]),
+        ("label_smoothing", [1]),
+        ("cutmix", [1.1, -0.1]),
+        ("ema", [1, -0.5]),
+        ("warmup_epochs", [75, -1]),
+        ("precision", ["float16"]),
+        ("preset", ["enormous"]),
     ],
 )
-def test_invalid_option_is_named_with_its_value(name, value):
-    with pytest.raises(UserError) as caught:
-        TrainConfig(**{name: value})
-    message = str(caught.value)
-    assert message.startswith(f"{name} ") and str(value) in message and "must be" in message
+def test_bad_value_is_named_in_the_library_and_on_the_command_line(name, values):
+    for value in values:
+        with pytest.raises(UserError) as caught:
+            TrainConfig(**{name: value})
+        message = str(caught.value)
+        assert message.startswith(f"{name} ") and str(value) in message and "must be" in message
+
+        status, out, err = main(f"--{name.replace('_', '-')}", value)
+        last = err.splitlines()[-1]
+        assert (status, out) == (2, "") and last.startswith("train.py: error: ")
+        assert name in last.replace("-", "_") and str(value) in last
+
+
+def test_booleans_are_not_numbers():
+    with pytest.raises(UserError, match="^batch_size True: must be"):
+        TrainConfig(batch_size=True)
 
 
 @pytest.mark.parametrize(
