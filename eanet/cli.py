@@ -8,6 +8,7 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import json
+import logging
 import os
 import shutil
 import sys
@@ -161,8 +162,6 @@ non_negative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number, 
 def quiet_tensorflow() -> None:
     """Silence TensorFlow's log, including what its C++ code prints while it is imported. Call it before that import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import logging
-
     for name in ("tensorflow", "tf2onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if "tensorflow" not in sys.modules and not any(isinstance(f, _QuietImport) for f in sys.meta_path):
@@ -184,6 +183,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
                 with _native_stderr_silenced():
                     execute(module)
                     module.config.list_physical_devices()  # the first look for a GPU prints too
+                logging.getLogger("tensorflow").setLevel(logging.ERROR)  # the import resets it
 
             spec.loader.exec_module = quietly
         return spec

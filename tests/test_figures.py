@@ -64,9 +64,7 @@ def test_without_matplotlib_is_one_line(tmp_path):
     (tmp_path / "matplotlib" / "__init__.py").write_text("raise ModuleNotFoundError('no', name='matplotlib')")
     done = draw(PYTHONPATH=str(tmp_path))
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines() == [
-        "draw_figures.py: error: matplotlib is not installed; pip install -r requirements-dev.txt"
-    ]
+    assert done.stderr.splitlines() == ["draw_figures.py: error: matplotlib is not installed; `pip install matplotlib`"]
 
 
 @pytest.fixture

@@ -35,8 +35,8 @@ PYTHON = """#!/bin/sh
 exec {python} -c 'import runpy, sys
 sys.path.insert(0, ".")
 sys.argv = sys.argv[1:]
-from eanet.data import cifar
-cifar.download_cifar100 = lambda *args: "{data}"
+import eanet.data
+eanet.data.download_cifar100 = lambda *args: "{data}"
 runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
 """
 

@@ -44,7 +44,7 @@ def main(argv=None) -> None:
     for name in args.names:
         if name not in FIGURES:
             parser.error(f"{name}: must be one of {', '.join(FIGURES)}")
-    require("matplotlib", "pip install -r requirements-dev.txt")
+    require("matplotlib", "`pip install matplotlib`")
     for path in draw(args.names or list(FIGURES)):
         print(f"wrote {path}")
 
