@@ -79,7 +79,7 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         return load_hub(path, config, **options)
     tree = _scan(path, left_out)
     if shards := find_shards(tree):
-        if path.is_file() and path.suffix.lower() != ".parquet":
+        if path.is_file() and is_archive(path):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
     if inner := _only_archive(tree):
@@ -105,7 +105,7 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
     if is_archive(path):
         return scan_archive(path, left_out)
     if head.startswith(b"PAR1"):
-        return Folder(files={path.name: File((path.name,), str(path))})
+        return Folder(files={path.name: File((path.name + ".parquet",), str(path))})
     if path.suffix.lower() in SUFFIXES:
         tree = scan_folder(path.parent, left_out)
         tables = [name for name, file in tree.files.items() if file.suffix in SUFFIXES and name != path.name]

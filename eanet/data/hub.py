@@ -212,7 +212,7 @@ class _Rows(Iterable[Sample]):
             if label is None or self.names and not 0 <= label < len(self.names) or isinstance(label, list | dict):
                 self.left_out.add(place, "no label")
                 continue
-            yield Sample(place, _source(row[self.image]), self.names[label] if self.names else str(label))
+            yield Sample(place, image_source(row[self.image]), self.names[label] if self.names else str(label))
 
 
 def _rows_known(table, split) -> int | None:
@@ -220,7 +220,7 @@ def _rows_known(table, split) -> int | None:
     return getattr(splits.get(split), "num_examples", None)
 
 
-def _source(cell):
+def image_source(cell):
     """Return the content of an image, its path, an image that is decoded already, or a function that downloads it."""
     if not isinstance(cell, dict):
         return cell if cell is not None else b""
