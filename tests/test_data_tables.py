@@ -167,6 +167,9 @@ def test_columns_can_be_named(tmp_path):
     assert load(tmp_path, image_column="photo", label_column="animal").labels == ("cat", "dog")
     message = error_of(tmp_path, label_column="plant")
     assert message == f"{tmp_path}: label_column plant: no table has a column of this name (metadata.csv)"
+    (tmp_path / "metadata.csv").unlink()
+    message = error_of(tmp_path, label_column="plant")
+    assert message == f"{tmp_path}: label_column plant: no table has a column of this name; there is none"
 
 
 @pytest.mark.parametrize(

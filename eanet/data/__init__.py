@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from eanet.cli import UserError, printable
-from eanet.data.archives import check_not_pointer, is_archive, scan_archive
+from eanet.data.archives import ARCHIVE_SUFFIXES, check_not_pointer, is_archive, scan_archive
 from eanet.data.augmentation import Batches
 from eanet.data.build import build_dataset
 from eanet.data.cifar import download_cifar100, find_cifar, load_cifar_folder
-from eanet.data.files import File, Folder, LeftOut, has_images, is_lfs_pointer, name_of, scan_folder
+from eanet.data.files import File, Folder, LeftOut, has_images, is_lfs_pointer, looks_like_image, name_of, scan_folder
 from eanet.data.folders import Listing, list_class_folders
 from eanet.data.hub import find_shards, is_repo_id, is_saved, load_hub
 from eanet.data.report import describe, inspect
@@ -78,12 +78,13 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
     if path.is_dir() and is_saved(path):
         return load_hub(path, config, **options)
     tree = _scan(path, left_out)
-    if shards := find_shards(tree):
+    shards = find_shards(tree)
+    if shards and not any(map(looks_like_image, tree.walk())):
         if path.is_file() and is_archive(path):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
     if inner := _only_archive(tree):
-        return _load_local(Path(inner.source), config, options)
+        return _load_local(Path(str(inner.source)), config, options)
     if found := find_cifar(tree):
         return load_cifar_folder(path, *found)
     listing = _find_images(tree, str(path), left_out, options)
@@ -117,9 +118,12 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
 
 def _only_archive(tree: Folder) -> File | None:
     """Return the archive in a folder that holds nothing else of use, such as a download of CIFAR."""
-    files = [file for file in tree.walk() if isinstance(file.source, str) and is_archive(file.source)]
-    ours = [file for file in files if file.suffix in (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")]
-    return ours[0] if len(ours) == 1 and len(tree.walk()) <= 10 else None
+    files = tree.walk()
+    if len(files) > 10 or any(map(looks_like_image, files)):
+        return None
+    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and isinstance(file.source, str)]
+    archives = [file for file in archives if is_archive(file.source) or is_lfs_pointer(file.source)]
+    return archives[0] if len(archives) == 1 else None
 
 
 def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> Listing:
@@ -128,9 +132,12 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> 
     before = len(left_out.entries)
     if not has_images(tree):
         _refuse(tree, where, columns)
-    found = list_tables(tree, where, left_out, first_only=True, **columns)
+    named = any(columns.values())
+    found = list_tables(tree, where, left_out, first_only=not named, **columns)
     if found.samples:
         return found
+    if named:
+        _refuse(tree, where, columns)
     problem = None
     try:
         found = list_class_folders(tree, where, left_out)
@@ -154,9 +161,10 @@ def _refuse(tree: Folder, where: str, columns: dict) -> None:
     files = tree.walk()
     tables = [file.path for file in files if file.suffix in SUFFIXES]
     named = {name: value for name, value in columns.items() if value}
-    if tables and named:
+    if named:
         name, value = next(iter(named.items()))
-        raise UserError(f"{where}: {name} {printable(value)}: no table has a column of this name ({', '.join(tables[:3])})")
+        listed = f" ({', '.join(tables[:3])})" if tables else "; there is none"
+        raise UserError(f"{where}: {name} {printable(value)}: no table has a column of this name{listed}")
     first = f" (it holds {', '.join(file.path for file in files[:3])}{', ...' if len(files) > 3 else ''})" if files else ""
     raise UserError(
         f"{where}: no images with labels in it{first}: neither class folders, nor a table of files and labels, nor CIFAR; "

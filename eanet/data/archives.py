@@ -13,15 +13,17 @@ import tempfile
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from eanet.cli import UserError, first_line, printable
-from eanet.data.files import LFS_HINT, MAX_TEXT_BYTES, Folder, LeftOut, is_hidden, is_lfs_pointer
+from eanet.data.files import LFS_HINT, MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut, is_hidden, is_lfs_pointer
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
 # A compressed archive may expand to this, or 50 times its size: images hardly compress.
 MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**29, 50
-_COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _FOREIGN = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
 
@@ -74,7 +76,9 @@ class _Members:
     """Collects the members of an archive under clean names."""
 
     def __init__(self, path: Path, left_out: LeftOut):
-        self.path, self.left_out, self.inside, self.outside, self.count = path, left_out, [], [], 0
+        self.path, self.left_out, self.count = path, left_out, 0
+        self.inside: list[tuple] = []
+        self.outside: list[tuple] = []
 
     def wanted(self, name: str, size: int, problem: str = "") -> tuple[str, ...] | None:
         """Return the path of a member that is to be read, or None."""
@@ -84,6 +88,8 @@ class _Members:
         parts = tuple(posixpath.normpath(re.sub(r"^([A-Za-z]:)?/+", "", name)).split("/"))
         if any(is_hidden(part) for part in parts if part != ".."):
             return None
+        if len(parts) > MAX_DEPTH:
+            problem = "nested too deep"
         if size > MAX_MEMBER_BYTES:
             problem = f"larger than {MAX_MEMBER_BYTES} bytes"
             if posixpath.splitext(name)[1] in ("", ".bin", ".mat"):  # no image, and more than any file of CIFAR
@@ -158,7 +164,7 @@ def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
         return
     spool = tempfile.TemporaryFile(prefix="eanet-")  # noqa: SIM115 - has no name, and goes with the last reader
     with opener(path, "rb") as file:
-        stream = _Bounded(file, path)
+        stream: Any = _Bounded(file, path)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _scan_members(tar, spool, members, True)
@@ -174,7 +180,8 @@ def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
 
 def _scan_members(tar: tarfile.TarFile, file, members: _Members, copy: bool) -> None:
     """Add the members of a tarball, read from `file`, or copied there first."""
-    lock, readers = threading.Lock(), {}
+    lock = threading.Lock()
+    readers: dict[str, _RangeReader] = {}
     for member in tar:
         if member.isdir():
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ class Batches:
         self.labels, self.targets = split.y, np.eye(num_classes, dtype=np.float32)  # targets by class
         self.batch_size = min(batch_size, len(split))
         self.seed, self.class_weights = seed, class_weights
-        self._gather, self._mix = _gather, functools.partial(_mix, np)
+        self._gather: Any = _gather
+        self._mix: Any = functools.partial(_mix, np)
         if isinstance(split.x, DiskImages):
             self._gather = _gather_from_disk
         elif on_jax and self.images.nbytes <= MAX_DEVICE_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sys
 from collections.abc import Callable
@@ -117,7 +118,7 @@ def load_cifar(path, version: str, readers: dict[str, Callable[[], bytes]]) -> D
 
 def dataset_from_files(path: Path, files: dict[str, bytes]) -> Dataset:
     """Build the data set from the contents of CIFAR-100's python files by name; `path` is for its name and for errors."""
-    return load_cifar(path, "CIFAR-100's python layout", {name: (lambda content=c: content) for name, c in files.items()})
+    return load_cifar(path, "CIFAR-100's python layout", {name: functools.partial(bytes, c) for name, c in files.items()})
 
 
 def _named(path: Path, labels: tuple[str, ...], train: Split, test: Split, plain_draw: bool) -> Dataset:

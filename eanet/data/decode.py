@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pickle
@@ -14,7 +15,6 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,17 +91,15 @@ def count_cores() -> int:
 
 def _decoded(samples, config, expected) -> Iterator[tuple[list[Sample], np.ndarray, list]]:
     """Yield (samples, images, why each cannot be read or None) in order, with few chunks in memory."""
-    samples, cores, workers = iter(samples), count_cores(), None
-    first = list(itertools.islice(samples, MIN_FOR_PROCESSES))
-    if len(first) == MIN_FOR_PROCESSES and cores > 1:
-        workers = _Workers(cores, config)
+    samples, cores, count = iter(samples), count_cores(), expected or 0
+    workers: _Workers | None = None
     pending: deque = deque()
     with ThreadPoolExecutor(cores) as pool:
         try:
-            chunks = iter(lambda: list(itertools.islice(stream, CHUNK)), [])
-            stream = itertools.chain(first, samples)
-            del first
-            for chunk in chunks:
+            while chunk := list(itertools.islice(samples, CHUNK)):
+                count += 0 if expected else len(chunk)
+                if workers is None and cores > 1 and count >= MIN_FOR_PROCESSES:
+                    workers = _Workers(cores)
                 pending.append((chunk, pool.submit(workers or _decode_here, [s.source for s in chunk], config)))
                 if len(pending) > 3 * cores:
                     chunk, future = pending.popleft()
@@ -194,19 +192,21 @@ def register_heif() -> bool:
 class _Workers:
     """Processes that decode chunks. They end when their standard input does, so also if this process is killed."""
 
-    def __init__(self, count: int, config: EANetConfig):
-        root = str(Path(__file__).resolve().parent.parent.parent)
+    def __init__(self, count: int):
+        root = os.path.abspath(__file__).removesuffix(os.path.join("eanet", "data", "decode.py"))
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-        self._idle, self._all = queue.SimpleQueue(), []
+        self._idle: queue.SimpleQueue = queue.SimpleQueue()
+        self._all: list[Any] = []
         for _ in range(count):
             process = subprocess.Popen(
-                [sys.executable, "-c", "from eanet.data.decode import work; work()"],
-                **dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL),
+                [sys.executable, "-P", "-c", "from eanet.data.decode import work; work()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
             )
             self._all.append(process)
             self._idle.put(process)
-        self._config = config
 
     def __call__(self, sources, config):
         """Decode a chunk in an idle process; each thread waits for its own."""
@@ -223,7 +223,8 @@ class _Workers:
     def close(self) -> None:
         """End the processes."""
         for process in self._all:
-            process.stdin.close()
+            with contextlib.suppress(OSError):  # it ended before
+                process.stdin.close()
             process.stdout.close()
             process.wait()
 

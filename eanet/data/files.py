@@ -12,7 +12,16 @@ from pathlib import Path
 from eanet.cli import UserError, first_line, printable
 
 # Copies and indexes that file managers, archivers and Jupyter make; names that begin with a dot are hidden too.
-HIDDEN = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"}
+HIDDEN = {
+    "__macosx",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+    "@eadir",
+    "$recycle.bin",
+    "system volume information",
+}
 LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
 LFS_HINT = "a Git LFS pointer, not the data; run `git lfs pull`"
 MAX_DEPTH = 64  # of nested folders
@@ -78,7 +87,8 @@ class Folder:
 
     def walk(self) -> list[File]:
         """Return the files in it and in the folders below, sorted by path."""
-        found, stack = [], [self]
+        found: list[File] = []
+        stack = [self]
         while stack:
             folder = stack.pop()
             found += folder.files.values()
@@ -166,8 +176,8 @@ def scan_folder(root, left_out: LeftOut) -> Folder:
 def _scan(path: str, folder: Folder, left_out: LeftOut, above: tuple) -> None:
     try:
         status = os.stat(path)
-        with os.scandir(path) as entries:
-            entries = sorted(entries, key=lambda entry: entry.name)
+        with os.scandir(path) as iterator:
+            entries = sorted(iterator, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{printable(path)}: cannot be listed ({error.strerror}); change its permissions") from None
     identity = (status.st_dev, status.st_ino)

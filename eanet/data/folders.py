@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
+from typing import Any
 
 from eanet.cli import UserError, printable
 from eanet.data.decode import Sample
@@ -34,7 +35,7 @@ class Listing:
         source: what the classes are read from, for messages.
     """
 
-    samples: dict[str, list[Sample]]
+    samples: dict[str, Any]
     labels: tuple[str, ...] | None = None
     places: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""

@@ -37,7 +37,7 @@ def find_shards(root: Folder) -> dict[str, list[str]]:
     shards: dict[str, list[str]] = {}
     for file in root.walk():
         if file.suffix == ".parquet":
-            shards.setdefault(shard_split(file.parts), []).append(file.source)
+            shards.setdefault(shard_split(file.parts), []).append(str(file.source))
     return shards
 
 
@@ -182,7 +182,7 @@ def _is_image(feature) -> bool:
 def _features_of_first_row(table) -> dict[str, Any]:
     import datasets
 
-    row = next(iter(table), {})
+    row: dict[str, Any] = next(iter(table), {})
     return {k: datasets.Image() if hasattr(v, "convert") else v if isinstance(v, dict) else type(v) for k, v in row.items()}
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from typing import Any
 
 import numpy as np
 
-from eanet.data.storage import DiskImages, select
+from eanet.data.storage import select
 from modeling_eanet import UserError
 
 
@@ -22,7 +23,7 @@ class Split:
         note: what else a result measured on this split has to say, or "".
     """
 
-    x: np.ndarray | DiskImages
+    x: Any
     y: np.ndarray
     name: str
     note: str = ""
@@ -34,8 +35,8 @@ class Split:
         """Return the CRC-32 of images and labels; a run resumes only with the data it began with."""
         crc, step = 0, max(1, 2**26 // max(1, int(np.prod(self.x.shape[1:]))))
         for start in range(0, len(self.x), step):
-            crc = zlib.crc32(np.ascontiguousarray(self.x[start : start + step]), crc)
-        return zlib.crc32(np.ascontiguousarray(self.y), crc)
+            crc = zlib.crc32(np.ascontiguousarray(self.x[start : start + step]).data, crc)
+        return zlib.crc32(np.ascontiguousarray(self.y).data, crc)
 
 
 @dataclasses.dataclass
@@ -56,7 +57,7 @@ class Dataset:
     id: str
     name: str
     labels: tuple[str, ...]
-    train: Split
+    train: Any
     test: Split | None
     validation: Split | None = None
     left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)

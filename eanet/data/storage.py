@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 import threading
+from typing import Any
 
 import numpy as np
 
 from eanet.cli import UserError
 
-MAX_MEMORY_BYTES = 2**30  # of one split; 1 GiB is 350,000 images of 32x32, or 7,000 of 224x224
+MAX_MEMORY_BYTES = 2**29  # of one split; 512 MiB are 170,000 images of 32x32, or 3,500 of 224x224
 
 
 class DiskImages:
@@ -80,7 +81,7 @@ class ImageStore:
     def __init__(self, side: int, expected: int | None = None):
         self.shape, self.count = (side, side, 3), 0
         self._blocks: list[np.ndarray] = []
-        self._file = None
+        self._file: Any = None
         size = (expected or 0) * side * side * 3
         if size > MAX_MEMORY_BYTES:
             self._to_disk(size)
@@ -118,7 +119,7 @@ class ImageStore:
         self._blocks = []
 
     def _write(self, images: np.ndarray) -> None:
-        data = memoryview(np.ascontiguousarray(images).reshape(-1))
+        data = memoryview(np.ascontiguousarray(images).reshape(-1).data)
         while data:
             data = data[self._file.write(data) :]
 

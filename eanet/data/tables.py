@@ -178,7 +178,8 @@ def read_table(file: File, where: str, image_column=None, label_column=None) -> 
     if None in columns.values():
         return None
     wanted = (columns["image"], columns["label"], split)
-    return Table(file, [tuple(_text(row.get(name)) if name else "" for name in wanted) for row in rows])
+    cells = [[_text(row.get(name)) if name else "" for name in wanted] for row in rows]
+    return Table(file, [(image, label, part) for image, label, part in cells])
 
 
 def _column(header: list[str], given: str | None, names: tuple[str, ...]) -> str | None:

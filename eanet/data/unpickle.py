@@ -75,7 +75,7 @@ def load_pickle(content: bytes):
 def _check_memo(content: bytes) -> None:
     """Refuse a memo index far above the number of objects: Python would allocate a list of that length."""
     for count, (code, arg, _) in enumerate(pickletools.genops(content)):
-        if code.name in ("LONG_BINPUT", "PUT") and arg > count:
+        if code.name in ("LONG_BINPUT", "PUT") and (arg or 0) > count:
             raise pickle.UnpicklingError(f"object number {arg} after {count} steps")
 
 
