@@ -1,7 +1,8 @@
 """Train an EANet.
 
     python train.py                                     CIFAR-100 (downloaded), the "small" preset, into runs/small
-    python train.py --data my_images --epochs 30        a folder with train/<class>/*.jpg, and perhaps test/
+    python train.py --data my_images --epochs 30        class folders, a table of labels, an archive, a Hub data set ...
+    python train.py --data my_images --inspect          what is read of it, and what is left out
     python train.py                                     again: resumes where the last one was stopped
     python train.py --evaluate-only --model . --data cifar-100-python.tar.gz
     python train.py --export runs/small                 add the SavedModel to a run trained without TensorFlow
@@ -41,17 +42,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="train.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    _add_data_options(parser)
     add = parser.add_argument
-    add("--data", metavar="PATH_OR_REPO", help="class folders, a table of files and labels, CIFAR, an archive of these, "
-        "Parquet files, or a data set on the Hub (default: download CIFAR-100)")  # fmt: skip
-    add("--inspect", action="store_true", help="print what --data holds as one JSON object, and do nothing else")
-    add(
-        "--image-column",
-        metavar="NAME",
-        help="column of a table or Hub data set with the images (default: found by its type)",
-    )
-    add("--label-column", metavar="NAME", help="column with the classes (default: found by its type)")
-    add("--strict", action="store_true", help="fail if any file of the data is left out")
     add("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
     add("--resume", action="store_true", help="fail unless there is a run to resume; without this, resume if there is one")
     add("--json", action="store_true", help="print the full result as JSON instead of a summary")
@@ -97,6 +89,16 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
     args.set = dict(args.set or ())
     return args
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("data").add_argument
+    add("--data", metavar="PATH_OR_REPO", help="class folders, a table of files and labels, CIFAR, an archive of these, "
+        "Parquet files, or a data set on the Hub (default: download CIFAR-100)")  # fmt: skip
+    add("--inspect", action="store_true", help="print what --data holds as one JSON object, and do nothing else")
+    add("--image-column", metavar="NAME", help="column with the images, of a table or Hub data set (default: found by type)")
+    add("--label-column", metavar="NAME", help="column with the classes (default: found by type)")
+    add("--strict", action="store_true", help="fail if any file of the data is left out")
 
 
 def _assignment(text: str) -> tuple:

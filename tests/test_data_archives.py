@@ -162,6 +162,7 @@ def test_truncated(tmp_path, kind, keep):
         ("a.7z", b"7z\xbc\xaf\x27\x1c" + bytes(99), "a 7z archive, which is not read; unpack it"),
         ("a.rar", b"Rar!\x1a\x07" + bytes(99), "a RAR archive, which is not read; unpack it"),
         ("a.zip", b"<html>404</html>", "no images: not a tarball or zip"),
+        ("a.png", image(), "a single image; a data set is the folder"),
         ("a.zip", b"", "empty; truncated or damaged, download it again"),
         ("a.tar", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
     ],
@@ -181,6 +182,26 @@ def test_archive_alone_in_a_folder(tmp_path):
     write_zip(tmp_path / "set.zip", members())
     (tmp_path / "README.txt").write_text("text")
     assert sizes(tmp_path) == (4, None, None, 0)
+
+
+def test_an_archive_for_each_split(tmp_path):
+    write_zip(tmp_path / "train.zip", members("train/"))
+    write_tar(tmp_path / "test.tar.gz", members("", 1))
+    assert sizes(tmp_path) == (4, None, 2, 0)
+
+
+def test_table_in_an_archive(tmp_path):
+    rows = "".join(f"{name},{name.split('/')[0]}\r\n" for name in members(""))
+    content = {f"set/{name}": data for name, data in members("").items()} | {
+        "set/labels.csv": b"file;label\r\n" + rows.encode()
+    }
+    content["set/labels.csv"] = content["set/labels.csv"].replace(b",", b";")
+    assert sizes(write_zip(tmp_path / "set.zip", content)) == (4, None, None, 0)
+
+
+def test_long_names_and_deep_folders(tmp_path):
+    content = members("a" * 200 + "/train/") | {"/".join("d" * 3000) + "/a.png": image()}
+    assert sizes(write_tar(tmp_path / "set.tar", content, "")) == (4, None, None, 1)
 
 
 def test_bombs_are_refused_in_time(tmp_path, monkeypatch):

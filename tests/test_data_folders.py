@@ -173,6 +173,11 @@ def test_only_a_test_split_cannot_be_trained_on(tmp_path):
     assert error_of(tmp_path) == f"{tmp_path}: no training images in it, only a test split"
 
 
+def test_class_in_another_case(tmp_path):
+    draw(tmp_path, *two("train"), "val/Cat/0.png")
+    assert error_of(tmp_path) == f"{tmp_path}/val: class Cat is not among the classes of train/, which has cat"
+
+
 def test_one_split_in_two_folders(tmp_path):
     draw(tmp_path, *two("train"), *two("val"), *two("valid"))
     assert error_of(tmp_path) == "val and valid: both are the validation split; put them into one folder"

@@ -10,8 +10,18 @@ from eanet.data.archives import ARCHIVE_SUFFIXES, check_not_pointer, is_archive,
 from eanet.data.augmentation import Batches
 from eanet.data.build import build_dataset
 from eanet.data.cifar import download_cifar100, find_cifar, load_cifar_folder
-from eanet.data.files import File, Folder, LeftOut, has_images, is_lfs_pointer, looks_like_image, name_of, scan_folder
-from eanet.data.folders import Listing, list_class_folders
+from eanet.data.files import (
+    File,
+    Folder,
+    LeftOut,
+    has_images,
+    image_suffixes,
+    is_lfs_pointer,
+    looks_like_image,
+    name_of,
+    scan_folder,
+)
+from eanet.data.folders import Listing, list_class_folders, split_of
 from eanet.data.hub import find_shards, is_repo_id, is_saved, load_hub
 from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
@@ -83,8 +93,10 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         if path.is_file() and is_archive(path):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
-    if inner := _only_archive(tree):
-        return _load_local(Path(str(inner.source)), config, options)
+    archives = _archives_in(tree)
+    if len(archives) == 1:
+        return _load_local(Path(str(archives[0].source)), config, options)
+    tree = _scan_splits(archives, left_out) or tree if archives else tree
     if found := find_cifar(tree):
         return load_cifar_folder(path, *found)
     listing = _find_images(tree, str(path), left_out, options)
@@ -113,17 +125,32 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
         for name in tables:
             del tree.files[name]
         return tree
+    if path.suffix.lower() in image_suffixes():
+        raise UserError(f"{path}: a single image; a data set is the folder with the class folders")
     raise UserError(f"{path}: no images: not a tarball or zip, nor a table or a Parquet file; is the download complete?")
 
 
-def _only_archive(tree: Folder) -> File | None:
-    """Return the archive in a folder that holds nothing else of use, such as a download of CIFAR."""
+def _archives_in(tree: Folder) -> list[File]:
+    """Return the archives in a folder that holds nothing else of use, such as a download of CIFAR."""
     files = tree.walk()
     if len(files) > 10 or any(map(looks_like_image, files)):
-        return None
+        return []
     archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and isinstance(file.source, str)]
-    archives = [file for file in archives if is_archive(file.source) or is_lfs_pointer(file.source)]
-    return archives[0] if len(archives) == 1 else None
+    return [file for file in archives if is_archive(file.source) or is_lfs_pointer(file.source)]
+
+
+def _scan_splits(archives: list[File], left_out: LeftOut) -> Folder | None:
+    """List archives that hold a split each (`train.zip`, `test.zip`) as one tree, or return None if they do not."""
+    names = [file.name.partition(".")[0] for file in archives]
+    splits = [split_of(name) for name in names]
+    if None in splits or len(set(splits)) < len(splits):
+        return None
+    tree = Folder()
+    for name, archive in zip(names, archives, strict=True):
+        check_not_pointer(archive.source)
+        for file in scan_archive(archive.source, left_out).walk():
+            tree.add((name, *file.parts), file.source)
+    return tree
 
 
 def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> Listing:

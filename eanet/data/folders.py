@@ -128,7 +128,7 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
     listing, used = Listing({}), set()
     for split in sorted(splits, key=ORDER.index):
         classes = _named_classes(splits[split])
-        if split != "train" and listing.places and len(classes) == 1 and not set(classes) & set(listing.places):
+        if split == "test" and listing.places and len(classes) == 1 and not set(classes) & set(listing.places):
             continue  # test/images or test/unknown: no label
         if not classes:
             continue
@@ -171,7 +171,9 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
         listing.places = {name: children[0].path for name, children in classes.items()}
         listing.source = f"{folder.path}/ " if folder.parts else ""
     elif listing.places and (unknown := sorted(set(classes) - set(listing.places))):
-        raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/")
+        close = [name for name in listing.places if name.casefold() == unknown[0].casefold()]
+        hint = f", which has {printable(close[0])}" if close else ""
+        raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/{hint}")
     elif not samples:
         raise UserError(f"{where}/{folder.path}: no images in it; add some, or remove it")
 

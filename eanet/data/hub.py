@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -23,8 +24,8 @@ REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def is_repo_id(path) -> bool:
-    """Return whether a path that does not exist can be the id of a data set on the Hub (user/name)."""
-    return isinstance(path, str) and bool(REPO_ID.fullmatch(path)) and not os.path.exists(path)
+    """Return whether a path can be the id of a data set on the Hub (user/name): nothing is there, nor a folder `user`."""
+    return isinstance(path, str) and bool(REPO_ID.fullmatch(path)) and not os.path.isdir(path.split("/")[0])
 
 
 def is_saved(folder: Path) -> bool:
@@ -109,6 +110,7 @@ def open_tables(path, shards) -> dict[str, Any]:
     """Open a data set's splits without reading the images."""
     import datasets
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or each retry prints two lines
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # ours counts images
     try:
@@ -130,7 +132,7 @@ def open_tables(path, shards) -> dict[str, Any]:
 
 def _why(error: Exception) -> str:
     text = first_line(error)
-    if "onnection" in text or "ffline" in text or type(error).__name__ == "OfflineModeIsEnabled":
+    if re.search("onnection|ffline|Couldn't reach", text) or type(error).__name__ == "OfflineModeIsEnabled":
         return f"neither a local path, nor can the Hub be reached for a data set of this name ({text})"
     if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError"):
         return "no such file or folder, and no such data set on the Hub (a private one needs a login: `hf auth login`)"
