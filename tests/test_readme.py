@@ -162,6 +162,7 @@ def test_train_fine_tune_resume_and_push(hub, tree, tmp_path):
 def test_shipped_commands_are_those_of_the_record(hub, tree, tmp_path):
     commands = SHIPPED.splitlines()
     assert commands == [record["command"] for record in training_runs(RESULTS["training"])]
+    shutil.rmtree(tree / "runs", ignore_errors=True)
     run("\n".join(map(quick, commands)), tree, hub, tmp_path)
     output = tree / "runs" / ("tuned" if "--init-from" in commands[-1] else "small")
     recipe = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))["training"]["recipe"]
