@@ -154,11 +154,14 @@ def test_disk_images_as_an_array(on_disk):
     assert (images.shape, images.dtype, images.nbytes, len(images)) == (x.shape, x.dtype, x.nbytes, 50)
 
 
-def test_small_sets_stay_in_memory():
-    store = storage.ImageStore(8, expected=50)
-    store.append(np.ones((50, 8, 8, 3), np.uint8))
+@pytest.mark.parametrize("expected", [None, 30, 50, 70])
+def test_small_sets_stay_in_memory(expected):
+    store, x = storage.ImageStore(8, expected), np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
+    for start in range(0, 50, 8):
+        store.append(x[start : start + 8])
     images = store.finish()
     assert isinstance(images, np.ndarray) and images.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(images, x)
 
 
 def test_no_space_for_the_images(monkeypatch):

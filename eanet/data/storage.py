@@ -83,12 +83,18 @@ class ImageStore:
         self._blocks: list[np.ndarray] = []
         self._file: Any = None
         size = (expected or 0) * side * side * 3
-        if size > MAX_MEMORY_BYTES:
+        self._array = np.empty((expected or 0, *self.shape), np.uint8) if size <= MAX_MEMORY_BYTES else None
+        if self._array is None:
             self._to_disk(size)
 
     def append(self, images: np.ndarray) -> None:
         """Add images, uint8 (n, side, side, 3)."""
-        self.count += len(images)
+        start, self.count = self.count, self.count + len(images)
+        if self._array is not None and self.count <= len(self._array):
+            self._array[start : self.count] = images
+            return
+        if self._array is not None:  # more than expected, or the number was not known
+            self._blocks, self._array = [self._array[:start]], None
         if self._file is None and self.count * int(np.prod(self.shape)) > MAX_MEMORY_BYTES:
             self._to_disk(0)
         if self._file is None:
@@ -100,6 +106,8 @@ class ImageStore:
         """Return all images, (count, side, side, 3)."""
         if self._file is not None:
             return DiskImages(self._file, (self.count, *self.shape))
+        if self._array is not None:
+            return self._array[: self.count]
         images, start = np.empty((self.count, *self.shape), np.uint8), 0
         self._blocks.reverse()
         while self._blocks:  # each block is freed as it is copied
