@@ -60,7 +60,9 @@ def test_tensorboard_reads_the_history():
 def test_json_prints_the_result_and_progress_goes_to_standard_error():
     folder, out, err = finished()
     assert json.loads(out) == read_json(folder / "eval_results.json")
-    first, *lines = err.splitlines()
+    classes, sizes, left_out, first, *lines = err.splitlines()
+    assert classes == "cifar-100-python: 3 classes (red, green, blue)" and left_out == "left out: nothing"
+    assert sizes == "images: 320 train, no validation split, 64 test"
     assert "256 images, 5 epochs of 16 steps" in first
     assert [line.split()[:2] for line in lines] == [["epoch", f"{i}/{EPOCHS}"] for i in range(1, EPOCHS + 1)]
 
