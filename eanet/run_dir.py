@@ -30,8 +30,8 @@ class Run:
 
     Attributes:
         config: its options.
-        settings: what settings.json holds: recipe, dataset, data_crc32, config, initial_weights_crc32,
-            parent_run.
+        settings: what settings.json holds: recipe, dataset, data_crc32, config, initial_weights_crc32, parent_run,
+            stratified.
         dataset: the data, in memory.
         initial_weights: folder of the model to load before the first epoch, or None.
         resuming: whether the folder already holds this run.
@@ -69,8 +69,12 @@ def prepare_run(config: TrainConfig) -> Run:
         settings["config"] = architecture.to_dict()
         settings["initial_weights_crc32"] = weights_checksum(initial) if initial else None
         settings["parent_run"] = recorded_training(initial) if initial else None
+        same_data = _ancestors_on_same_data(settings)
+        settings["stratified"] = dataset.stratify and all(run.get("stratified") for run in same_data)
     elif settings["data_crc32"] != checksum:
         raise UserError(f"output {config.output}: holds a run on other data than {config.data}; use another folder")
+    # Older runs drew the validation split without regard to the classes: they, and runs that start from them, still do.
+    dataset.stratify = settings.get("stratified", False)
     if dataset.validation is None:
         _check_validation_split(config, settings)
     return Run(config, settings, dataset, initial, resuming)
@@ -174,13 +178,16 @@ def _same_initial_weights(config: TrainConfig, settings: dict) -> bool | None:
     return weights_checksum(config.init_from) == recorded
 
 
+def _ancestors_on_same_data(settings: dict) -> list[dict]:
+    runs = training_runs(parent_run(settings) or {})
+    return [run for run in runs if run.get("data_crc32") == settings["data_crc32"]]
+
+
 def _check_validation_split(config: TrainConfig, settings: dict) -> None:
     """Raise UserError if the validation split overlaps images that the initial weights were trained on."""
     chosen = (config.seed, config.validation_split)
     held_out = [
-        (run.get("seed"), (run.get("recipe") or {}).get("validation_split"))
-        for run in training_runs(parent_run(settings) or {})
-        if run.get("data_crc32") == settings["data_crc32"]
+        (run.get("seed"), (run.get("recipe") or {}).get("validation_split")) for run in _ancestors_on_same_data(settings)
     ]
     other = [pair for pair in held_out if pair != chosen]
     if config.validation_split == 0 or not other:

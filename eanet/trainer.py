@@ -259,6 +259,7 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -
         "epochs": run.config.epochs,
         "num_images": num_images,
         "data_crc32": run.settings["data_crc32"],
+        "stratified": run.settings.get("stratified", False),
         "init_from": run.settings["recipe"]["init_from"],
         "parent_run": parent_run(run.settings),
         "final_loss": history["loss"][-1],

@@ -1,6 +1,7 @@
 """A run's folder: which runs may resume, the checkpoint, the recorded command."""
 
 import dataclasses
+import shutil
 
 import pytest
 from conftest import write_official
@@ -156,3 +157,48 @@ def test_lineage_is_oldest_first_whatever_its_key():
     runs = training_runs({"seed": 2, "parent_run": {"seed": 1, "begun_with": oldest}})
     assert [run["seed"] for run in runs] == [0, 1, 2]
     assert training_runs({}) == []
+
+
+# The validation draw ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    from PIL import Image
+
+    for label, colour in (("red", (200, 40, 40)), ("green", (40, 180, 60))):
+        (tmp_path / "images" / "train" / label).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (32, 32), tuple(c + i for c in colour)).save(tmp_path / "images" / "train" / label / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_class_folders_are_stratified_unless_the_run_is_older(class_folders, tmp_path):
+    folder = tmp_path / "run"
+    run = prepare_run(config(folder, data=class_folders))
+    assert run.dataset.stratify and run.settings["stratified"]
+    folder.mkdir()
+    write_json(folder / "settings.json", {name: value for name, value in run.settings.items() if name != "stratified"})
+    assert not prepare_run(config(folder, data=class_folders)).dataset.stratify
+
+
+@pytest.mark.parametrize("stratified", [True, False, None])
+def test_fine_tuning_on_the_same_data_holds_out_the_same_images(class_folders, tmp_path, tiny_folder, stratified):
+    parent = shutil.copytree(tiny_folder, tmp_path / "parent")
+    settings = prepare_run(config(tmp_path / "run", data=class_folders)).settings
+    training = {"seed": 3, "data_crc32": settings["data_crc32"], "recipe": {"validation_split": 0.2}}
+    training |= {} if stratified is None else {"stratified": stratified}
+    write_json(parent / "eval_results.json", {"training": training})
+    options = (
+        "--data",
+        class_folders,
+        "--init-from",
+        parent,
+        "--seed",
+        3,
+        "--validation-split",
+        0.2,
+        "--output",
+        tmp_path / "new",
+    )
+    assert prepare_run(train_config(*options)).dataset.stratify == bool(stratified)
