@@ -130,6 +130,16 @@ def test_kaggle_example_of_an_answer_is_no_table(tmp_path):
     assert sizes(load(tmp_path)) == (6, None, None, 3)
 
 
+@pytest.mark.parametrize(("table", "folder"), [("train.csv", "train_images"), ("labels.csv", "train")])
+def test_the_same_names_in_train_and_test(tmp_path, table, folder):
+    draw(
+        tmp_path, *(f"{folder}/{file}" for file in FILES), *(folder.replace("train", "test") + f"/{i}.png" for i in range(3))
+    )
+    (tmp_path / table).write_text(lines(ROWS, "image_id,label"))
+    (tmp_path / "test.csv").write_text("image_id\n0.png\n1.png\n2.png\n")
+    assert sizes(load(tmp_path)) == (6, None, None, 4)
+
+
 def test_numbers_are_sorted_by_value(tmp_path):
     rows = list(zip(FILES, (10, 9, 1, 10.0, 9, 1), strict=True))
     draw(tmp_path, *FILES)

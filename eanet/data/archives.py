@@ -85,7 +85,8 @@ class _Members:
         self.count += 1
         if self.count > MAX_MEMBERS:
             raise UserError(f"{self.path}: more than {MAX_MEMBERS:,} members; unpack it")
-        parts = tuple(posixpath.normpath(re.sub(r"^([A-Za-z]:)?/+", "", name)).split("/"))
+        relative = re.sub(r"^([A-Za-z]:)?/+", "../", name)  # an absolute name leads out too
+        parts = tuple(posixpath.normpath(relative).split("/"))
         if any(is_hidden(part) for part in parts if part != ".."):
             return None
         if len(parts) > MAX_DEPTH:

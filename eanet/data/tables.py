@@ -114,11 +114,11 @@ def _split_of_path(table: tuple[str, ...], file: tuple[str, ...]) -> str:
 
 
 class _Index:
-    """Finds the file that a row means: relative to its table or to the root, or by name if only one file is called so."""
+    """Finds the file that a row means: relative to its table or to the root, or the only one of that name in its split."""
 
     def __init__(self, root: Folder):
         self.by_path: dict[str, File] = {}
-        self.by_name: dict[str, File | None] = {}
+        self.by_name: dict[str, list[File]] = {}
         for file in root.walk():
             if not may_be_image(file):
                 continue
@@ -126,8 +126,7 @@ class _Index:
             stem, suffix = posixpath.splitext(path)
             for key in {path, stem} if suffix else {path}:
                 self.by_path.setdefault(key, file)
-                name = posixpath.basename(key)
-                self.by_name[name] = None if name in self.by_name and self.by_name[name] != file else file
+                self.by_name.setdefault(posixpath.basename(key), []).append(file)
 
     def find(self, table: File, name: str) -> File | None:
         name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
@@ -135,7 +134,11 @@ class _Index:
         for path in (posixpath.join(folder, name), name):
             if found := self.by_path.get(posixpath.normpath(path)):
                 return found
-        return self.by_name.get(posixpath.basename(name)) if name else None
+        found = self.by_name.get(posixpath.basename(name), []) if name else []
+        if len(found) > 1:  # train/7.png and test/7.png: that of the table's split
+            split = _split_of_path(table.parts, ())
+            found = [file for file in found if _split_of_path(table.parts, file.parts) == split]
+        return found[0] if len(found) == 1 else None
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
