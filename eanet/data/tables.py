@@ -134,11 +134,11 @@ class _Index:
         for path in (posixpath.join(folder, name), name):
             if found := self.by_path.get(posixpath.normpath(path)):
                 return found
-        found = self.by_name.get(posixpath.basename(name), []) if name else []
-        if len(found) > 1:  # train/7.png and test/7.png: that of the table's split
+        called = self.by_name.get(posixpath.basename(name), []) if name else []
+        if len(called) > 1:  # train/7.png and test/7.png: that of the table's split
             split = _split_of_path(table.parts, ())
-            found = [file for file in found if _split_of_path(table.parts, file.parts) == split]
-        return found[0] if len(found) == 1 else None
+            called = [file for file in called if _split_of_path(table.parts, file.parts) == split]
+        return called[0] if len(called) == 1 else None
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
