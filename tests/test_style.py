@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 WORDS = re.compile(r"\b(pictures?|mend(s|ed|ing)?|anew|beside)\b", re.IGNORECASE)
-SPACED_PERCENT = re.compile(r"\d \%(?![a-z(\"'])")  # "82.7 %", but not `x %s` and the like
+SPACED_PERCENT = re.compile(r"\d %(?![a-z(}\"'])")  # "82.7 %", but not the end of a template's tag
 TEXT = (".py", ".md", ".toml", ".json", ".txt", ".ipynb", ".jinja", ".js", ".html", ".css", ".yml", ".yaml")
 THEIRS = {"tests/test_style.py", "LICENSE"}
 
