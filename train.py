@@ -46,7 +46,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     add = parser.add_argument
     add("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
     add("--resume", action="store_true", help="fail unless there is a run to resume; without this, resume if there is one")
-    add("--json", action="store_true", help="print the full result as JSON instead of a summary")
+    add("--json", action="store_true", help="print the full result of a training run as JSON instead of a summary")
 
     model = parser.add_argument_group("model").add_argument
     model("--preset", metavar="NAME", help=f"architecture: {', '.join(PRESETS)} (default: small)")
@@ -82,7 +82,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     other = parser.add_argument_group("instead of training").add_argument
     other("--evaluate-only", action="store_true", help="measure --model on --data")
     other("--model", metavar="DIR_OR_REPO", help="model to evaluate: a folder or a Hub repo id")
-    other("--split", choices=("train", "test"), default="test", help="split to evaluate on (default: test)")
+    other("--split", choices=("train", "validation", "test"), help="split to evaluate on (default: test, or the only one)")
     other("--export", metavar="DIR", help="add the SavedModel to this run folder")
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
@@ -134,15 +134,18 @@ def main(argv=None) -> int:
     if args.evaluate_only:
         from eanet.evaluation import evaluate_model, summary
 
-        results = evaluate_model(args.model, args.data, args.split)
-        text = summary(results)
+        columns = dict(image_column=args.image_column, label_column=args.label_column)
+        results = evaluate_model(args.model, args.data, args.split, **columns, strict=args.strict)
+        print(summary(results), file=sys.stderr)
     else:
         from eanet.trainer import train, training_summary
 
         config = config_from_args(args)
         results = train(config)
-        text = training_summary(results, config.output)
-    print(json.dumps(results, indent=2) if args.json else text)
+        if not args.json:
+            print(training_summary(results, config.output))
+            return 0
+    print(json.dumps(results, indent=2))
     return 0
 
 

@@ -6,10 +6,11 @@ import numpy as np
 
 from eanet.cli import UserError
 from eanet.data import Dataset, Split, load_dataset
+from eanet.loaded_model import load_config
 from eanet.machine import versions
 from eanet.predict import predict_probabilities
 from eanet.run_dir import RESULTS_FILE, recorded_training
-from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, from_pretrained_keras, load_config, model_folder
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, from_pretrained_keras, model_folder
 
 BATCH_SIZE = 500
 
@@ -81,34 +82,47 @@ def evaluation_results(model, dataset: Dataset, split: Split) -> dict:
     }
 
 
-def evaluate_model(name, data, split: str = "test") -> dict:
-    """Measure a saved model on a data set with the same classes.
+def evaluate_model(name, data, split: str | None = None, *, image_column=None, label_column=None, strict=False) -> dict:
+    """Measure a saved model on a data set with its classes, or some of them.
 
     Args:
         name: model folder or Hub repo id.
-        data: path of the data set, see `eanet.data.load_dataset`.
-        split: "train" or "test".
+        data: path of the data set, see `eanet.data.load_dataset`, as for the next three.
+        split: "train", "validation" or "test"; None for the test split, or, where there is none, the only other one.
+        image_column: column of a table with the images.
+        label_column: column with the classes.
+        strict: refuse the data set if anything is left out.
 
     Returns:
         The contents of eval_results.json; "training" is taken from the model's own, if it has one.
 
     Raises:
-        UserError: no such model, data or split, or other classes than the model's.
+        UserError: no such model, data or split, or a class that the model does not have.
     """
     folder = model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
     config = load_config(folder)
-    dataset = load_dataset(data, config)
-    images = getattr(dataset, split)
-    if images is None:
-        raise UserError(f"split {split}: {data} has no such split")
-    if tuple(config.id2label.values()) != dataset.labels:
-        other = sorted(set(config.label2id) ^ set(dataset.labels)) or ["in another order"]
-        raise UserError(
-            f"data {data}: its classes are not those of {name} ({other[0]}); it must have all {config.num_classes} of them "
-            "and no other"
-        )
+    labels = tuple(config.id2label.values())
+    columns = dict(image_column=image_column, label_column=label_column)
+    dataset = load_dataset(data, config, **columns, strict=strict, labels=labels, need_train=False)
+    if labels != dataset.labels:  # CIFAR comes with its own order
+        other = sorted(set(labels) ^ set(dataset.labels)) or ["in another order"]
+        raise UserError(f"data {data or 'CIFAR-100'}: its classes are not those of {name} ({other[0]})")
+    images = _split_of(dataset, split, data)
+    covered = len(np.unique(images.y))
+    if covered < len(labels):
+        images.note = "; ".join(filter(None, (images.note, f"{covered} of the model's {len(labels)} classes")))
     results = evaluation_results(from_pretrained_keras(folder), dataset, images)
     return results | {"training": recorded_training(folder)}
+
+
+def _split_of(dataset: Dataset, name: str | None, data) -> Split:
+    found = {key: split for key in ("test", "validation", "train") if (split := getattr(dataset, key)) is not None}
+    if name is None and ("test" in found or len(found) == 1):
+        return next(iter(found.values()))
+    if name not in found:
+        which = f"split {name}: " if name else ""
+        raise UserError(f"{which}{data or 'CIFAR-100'} has no {name or 'test'} split; it has {', '.join(found)}")
+    return found[name]
 
 
 def summary(results: dict) -> str:

@@ -14,7 +14,7 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
     """Load an image and resize it to the model's input.
 
     Applies the EXIF orientation, puts transparency over white, converts any mode to RGB (deeper pixels scaled to 8 bits),
-    takes the first frame of an animation and resizes (squashing the sides) to `config.image_size` by `config.interpolation`.
+    takes the first frame of an animation file and squashes it to the square `config.image_size` by `config.interpolation`.
 
     Args:
         source: path, open binary file, PIL image, or array (height, width, 3) or (height, width). A uint8 array or a float
@@ -80,17 +80,35 @@ def _from_array(array: np.ndarray):
     if array.dtype.kind not in "uifb":
         raise UserError(f"array of {array.dtype}: must be numbers from 0 to 255")
     check_scale(array)
-    if array.dtype == np.uint16 and array.max() > 255:
-        array = array * (255 / 65535)
+    if array.dtype == np.uint16:
+        array = array * (255 / _white(array.max(), None))
     elif array.dtype == bool:
         array = array * 255
     return Image.fromarray(_to_uint8(array)).convert("RGB")
 
 
 def check_scale(array: np.ndarray) -> None:
-    """Raise UserError for a float array in 0-1: on the 0-255 scale it would be a nearly black image."""
-    if array.dtype.kind == "f" and array.size and 0 < np.nanmax(array) <= 1:
-        raise UserError(f"{array.dtype} array with values up to {np.nanmax(array):.3g}: the scale is 0-255; multiply by 255")
+    """Refuse an array that is not on the 0-255 scale: in 0-1, standardised, or of deeper pixels.
+
+    Its image would be nearly black or white. Values that resampling takes a little beyond the scale are fine, uint16 is
+    scaled by `load_image`, and uint8 can hold nothing else.
+
+    Raises:
+        UserError: names the range of values and what to do.
+    """
+    if array.dtype in (np.uint8, np.uint16, bool) or array.dtype.kind not in "iuf" or not array.size:
+        return
+    finite = array[np.isfinite(array)]
+    low, high = finite.min(initial=255), finite.max(initial=0)
+    if 0 <= low and 0 < high <= 1:
+        hint = "multiply by 255"
+    elif low < 0 and high <= 16:
+        hint = "undo the normalisation; the model normalises by itself"
+    elif high > 2 * 255:
+        hint = "scale it down, or give uint16"
+    else:
+        return
+    raise UserError(f"{array.dtype} array with values from {low:.3g} to {high:.3g}: the scale is 0-255; {hint}")
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
@@ -117,9 +135,7 @@ def _deep_to_uint8(image, file_format) -> np.ndarray:
     values = np.nan_to_num(np.array(image, dtype=np.float32))
     top = values.max(initial=0)
     if image.mode.startswith("I;16") or 255 < top <= 65535:
-        white = 65535.0
-        if file_format == "TIFF" and 255 < top < 4096:  # cameras and scanners store 10 and 12 bits in 16
-            white = 1023.0 if top < 1024 else 4095.0
+        white = 65535.0 if top <= 255 else _white(top, file_format)
         if isinstance(image.info.get("transparency"), int):
             values[values == image.info["transparency"]] = white
     elif top > 65535 or image.mode == "F" and 0 < top <= 1:
@@ -127,6 +143,13 @@ def _deep_to_uint8(image, file_format) -> np.ndarray:
     else:
         white = 255.0
     return _to_uint8(values * (255.0 / white))
+
+
+def _white(top: float, file_format) -> float:
+    """Return the value of white for 16-bit pixels up to `top`: cameras and scanners store 10 and 12 bits in 16."""
+    if file_format not in (None, "TIFF"):
+        return 65535.0
+    return next(white for white in (255.0, 1023.0, 4095.0, 65535.0) if top <= white)
 
 
 def _resize(image, config) -> np.ndarray:

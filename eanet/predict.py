@@ -28,6 +28,8 @@ def predict_probabilities(model, images: np.ndarray, batch_size: int = 128, *, e
     Raises:
         UserError: a float array in 0-1.
     """
+    if not isinstance(getattr(images, "dtype", None), np.dtype):  # a list, or a tensor
+        images = np.asarray(images)
     check_scale(images)
     batch_size = max(1, min(batch_size, len(images)))
     predict = model.predict_on_batch

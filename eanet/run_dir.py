@@ -13,8 +13,9 @@ import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, read_json
 from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
+from eanet.loaded_model import load_config
 from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
-from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, load_config, model_folder
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
 
 SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
 RESULTS_FILE, HISTORY_FILE = "eval_results.json", "history.json"
@@ -72,7 +73,9 @@ def prepare_run(config: TrainConfig) -> Run:
         same_data = _ancestors_on_same_data(settings)
         settings["stratified"] = dataset.stratify and all(run.get("stratified") for run in same_data)
     elif settings["data_crc32"] != checksum:
-        raise UserError(f"output {config.output}: holds a run on other data than {config.data}; use another folder")
+        raise UserError(
+            f"output {config.output}: holds a run on other data than {config.data or 'CIFAR-100'}; use another folder"
+        )
     # Older runs drew the validation split without regard to the classes: they, and runs that start from them, still do.
     dataset.stratify = settings.get("stratified", False)
     if dataset.validation is None:

@@ -58,10 +58,11 @@ def test_evaluate_only_prints_what_the_run_recorded():
     assert (status, json.loads(out)) == (0, recorded)
 
 
-def test_evaluate_only_prints_a_summary():
-    status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", colours())
+def test_evaluate_only_prints_json_and_a_summary():
+    status, out, err = main("--evaluate-only", "--model", finished()[0], "--data", colours())
     results = read_json(finished()[0] / "eval_results.json")
-    first, second = out.splitlines()
+    assert json.loads(out) == results
+    first, second = err.splitlines()[-2:]
     assert status == 0 and first.startswith(f"top-1 {100 * results['accuracy']:.1f}%, top-5 100.0%, loss ")
     assert first.endswith(" on 64 images of cifar-100-python, test split")
     assert second == f"{results['model']['parameters']:,} parameters, preset tiny"
@@ -86,7 +87,7 @@ def test_other_classes(tmp_path):
     other = write_official(tmp_path / "other", labels=("red", "green", "violet"))
     status, out, err = main("--evaluate-only", "--model", finished()[0], "--data", other)
     line = error_line(status, err)
-    assert f"data {other}: its classes are not those of {finished()[0]} (blue); it must have all 3" in line
+    assert f"data {other}: its classes are not those of {finished()[0]} (blue)" in line
     assert out == ""
 
 
@@ -95,7 +96,21 @@ def test_missing_split(tmp_path):
         (tmp_path / "train" / colour).mkdir(parents=True)
         Image.fromarray(colour_images(1)[0][0]).save(tmp_path / "train" / colour / "a.png")
     status, _, err = main("--evaluate-only", "--model", finished()[0], "--data", tmp_path, "--split", "test")
-    assert f"split test: {tmp_path} has no such split" in error_line(status, err)
+    assert f"split test: {tmp_path} has no test split; it has train" in error_line(status, err)
+
+
+@pytest.mark.parametrize("layout", ["test", ""])
+def test_only_some_classes_and_no_training_images(tmp_path, layout):
+    """A folder with a test split alone, and a flat one: both are measured, and the results say on how many classes."""
+    x, y = colour_images(30)
+    for colour in ("red", "green"):
+        (tmp_path / "images" / layout / colour).mkdir(parents=True)
+    for i in np.flatnonzero(y < 2):
+        Image.fromarray(x[i]).save(tmp_path / "images" / layout / ("red", "green")[y[i]] / f"{i}.png")
+    status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", tmp_path / "images")
+    results = json.loads(out)
+    assert status == 0 and results["num_images"] == (y < 2).sum()
+    assert results["dataset"]["note"] == "2 of the model's 3 classes" and results["dataset"]["split"] == (layout or "train")
 
 
 def test_damaged_weights(tmp_path):

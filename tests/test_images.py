@@ -283,8 +283,42 @@ def test_integer_and_greyscale_arrays_are_taken():
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
 def test_float_array_of_0_to_1_is_refused(dtype, top):
     """It would become a black image."""
-    with pytest.raises(UserError, match=f"^{np.dtype(dtype)} array with values up to {top}: the scale is 0-255"):
+    with pytest.raises(
+        UserError, match=f"^{np.dtype(dtype)} array with values from .* to {top}: the scale is 0-255; multiply by 255"
+    ):
         load_image((top * noise() / noise().max()).astype(dtype), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ((noise() / 127.5 - 1).astype(np.float32), "undo the normalisation"),
+        ((noise() - 128.0) / 60, "undo the normalisation"),
+        (noise().astype(np.int32) * 257, "scale it down, or give uint16"),
+        (noise().astype(np.float32) * 16, "scale it down, or give uint16"),
+        ((noise() > 128).astype(np.int64), "multiply by 255"),
+    ],
+    ids=["-1 to 1", "standardised", "16 bits", "12 bits", "0 or 1"],
+)
+def test_array_on_another_scale_is_refused(values, hint):
+    with pytest.raises(UserError, match=hint):
+        load_image(values, CONFIG)
+
+
+def test_masks_of_booleans_are_black_and_white():
+    mask = noise()[:, :, 0] > 128
+    assert set(np.unique(load_image(mask, CONFIG))) == {0, 255}
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deep_pixels_are_the_same_in_a_file_an_image_and_an_array(bits, tmp_path):
+    values = (noise()[:, :, 0].astype(np.float32) / 255 * (2**bits - 1)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    expected = load_image(tmp_path / "deep.tiff", CONFIG)
+    assert abs(int(expected.max()) - 255) <= 1
+    with Image.open(tmp_path / "deep.tiff") as image:
+        for source in (image, image.copy(), values):
+            np.testing.assert_array_equal(load_image(source, CONFIG), expected)
 
 
 def test_black_float_array_is_taken():

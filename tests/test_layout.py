@@ -90,3 +90,12 @@ def test_the_root_holds_what_the_design_lists():
     assert root - {".gitattributes"} == folders | programs | artefacts | results | project
     for folder, suffixes in (("figures", {".png", ".json"}), ("samples", {".png", ".jpg", ".md"}), ("examples", {".ipynb"})):
         assert {path.suffix for path in (ROOT / folder).iterdir() if path.is_file()} <= suffixes
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("tests/")])
+def test_names_are_imported_from_where_they_are_defined(name):
+    """The names that modeling_eanet still finds elsewhere are for users of the version before."""
+    defined = vars(__import__("modeling_eanet"))
+    assert [
+        what for module, what, _ in imports(ROOT / name) if module == "modeling_eanet" and what and what not in defined
+    ] == []

@@ -76,7 +76,7 @@ def test_single_batch_runs_eagerly_with_the_same_result(colour_folder, monkeypat
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_float_images_of_0_to_1_are_refused(dtype):
     x = colour_images(4)[0]
-    with pytest.raises(UserError, match="array with values up to 1: the scale is 0-255"):
+    with pytest.raises(UserError, match="array with values from 0 to 1: the scale is 0-255"):
         predict_probabilities(MeanColour(), (x / x.max()).astype(dtype))
 
 

@@ -146,7 +146,7 @@ def test_test_command_is_what_ci_runs():
 
 
 def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
-    results = json.loads(run(f"{EVALUATE} --json", tree, hub, tmp_path))
+    results = json.loads(run(EVALUATE, tree, hub, tmp_path))
     assert results["num_images"] == 48 and results["model"] == RESULTS["model"]
 
 

@@ -246,5 +246,5 @@ def test_runs_where_every_file_is_a_link(tiny_folder, tmp_path):
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, snapshot / "train.py", "--evaluate-only", "--model", tiny_folder, "--data", colours()]
     done = subprocess.run(command, cwd=tmp_path / "elsewhere", env=env, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("top-1 ") and len(done.stdout.splitlines()) == 2
+    assert done.returncode == 0 and json.loads(done.stdout)["num_images"] == 64, done.stderr
+    assert done.stderr.startswith("top-1 ") and len(done.stderr.splitlines()) == 2

@@ -68,7 +68,7 @@ class Shipped:
     @functools.cached_property
     def config(self):
         """The model's EANetConfig; needs no TensorFlow."""
-        from modeling_eanet import load_config
+        from eanet.loaded_model import load_config
 
         return load_config(self.root)
 
