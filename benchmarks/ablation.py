@@ -22,6 +22,7 @@ import numpy as np
 
 from eanet.cli import positive_int, read_json, run
 from eanet.data import check_data_path
+from eanet.evaluation import count_macs
 
 EPOCHS, SEEDS = 8, (0, 1, 2)
 # Name of the run folders: what the row is called, and the options added to train.py.
@@ -52,7 +53,7 @@ def train_run(setting: str, seed: int, args) -> dict:
     return results | {
         "without_ema": accuracy_without_ema(folder, args.data),
         "images_per_second": statistics.median(speeds),
-        "macs": common.macs(build_eanet(EANetConfig.from_json_file(folder / "config.json"))),
+        "macs": count_macs(build_eanet(EANetConfig.from_json_file(folder / "config.json"))),
     }
 
 

@@ -1,9 +1,8 @@
-"""Shared by the benchmarks: interleaved timing, data, MAC counts, child processes and reports."""
+"""Shared by the benchmarks: interleaved timing, data, child processes and reports."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import os
 import platform
 import shlex
@@ -80,19 +79,6 @@ def cifar100(path, config):
     if dataset.labels != tuple(config.id2label.values()) or dataset.id != "uoft-cs/cifar100" or dataset.test is None:
         raise UserError(f"{path}: must be CIFAR-100 with a test split")
     return dataset
-
-
-def macs(model) -> int:
-    """Return the multiplications with a weight per image; sums, norms and activations are not counted."""
-    from keras import layers
-
-    count = 0
-    for layer in model.layers:
-        if isinstance(layer, (layers.Dense, layers.EinsumDense)):  # each position with the full kernel
-            count += math.prod(layer.input.shape[1:-1]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
-            count += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-    return count
 
 
 def report(name: str, rows: list[dict], **facts) -> None:

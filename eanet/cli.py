@@ -73,6 +73,14 @@ def printable(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in control else c for c in text)
 
 
+def duration(seconds: float) -> str:
+    """Return a duration such as "1 h 05 min", "12 min" or "40 s"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from eanet.cli import UserError
@@ -134,3 +136,16 @@ def summary(results: dict) -> str:
         f"on {results['num_images']:,} images of {measured_on}\n"
         f"{model['parameters']:,} parameters, preset {model['preset']}"
     )
+
+
+def count_macs(model) -> int:
+    """Return the multiplications with a weight for one image; norms, activations and sums are not counted."""
+    from keras import layers
+
+    count = 0
+    for layer in model.layers:
+        if isinstance(layer, layers.Dense | layers.EinsumDense):  # each position with the full kernel
+            count += math.prod(layer.input.shape[1:-1]) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
+            count += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return count

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from eanet.cli import UserError, write_json
+from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.evaluation import evaluate, evaluation_results, summary
 from eanet.machine import backend, hardware, keep_freed_memory
@@ -279,14 +279,6 @@ def training_summary(results: dict, folder) -> str:
         f"written to {folder}: the model, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
         f"next: python inference.py IMAGE --model {shlex.quote(str(folder))}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Return a duration such as "1 h 05 min", "12 min" or "40 s"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _log(text: str) -> None:

@@ -24,6 +24,7 @@ import readme
 import train_speed
 
 from eanet import saving
+from eanet.evaluation import count_macs
 from eanet.train_config import TrainConfig
 from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
@@ -162,7 +163,7 @@ def test_the_example_is_the_published_one():
     model = keras_io_example.build()
     assert model.count_params() == 361_380 + 7  # its normalisation's means, variances and count
     assert (keras_io_example.IMAGES, keras_io_example.EPOCHS, keras_io_example.BATCH) == (40_000, 50, 128)
-    assert common.macs(build_eanet(EANetConfig.preset("keras-io"))) == pytest.approx(
+    assert count_macs(build_eanet(EANetConfig.preset("keras-io"))) == pytest.approx(
         256 * (12 * 64 + 8 * (64 * 256 + 16 * 16 * 16 * 2 + 256 * 64 + 2 * 64 * 64)) + 6400
     )
 
@@ -171,7 +172,7 @@ def test_macs_of_the_flagship_counted_by_hand():
     stem = 32 * 32 * 27 * 32 + 16 * 16 * 9 * 32 * 64
     block = [d * slots * 2 + d * 2 * d * 2 + 2 * d * 9 for d, slots in ((64, 64), (112, 112))]
     expected = stem + 2 * 256 * block[0] + 64 * 9 * 64 * 112 + 3 * 64 * block[1] + 112 * 100
-    assert common.macs(build_eanet(EANetConfig.preset("small"))) == expected == results("ablation")["rows"][0]["macs"]
+    assert count_macs(build_eanet(EANetConfig.preset("small"))) == expected == results("ablation")["rows"][0]["macs"]
 
 
 def test_contenders_take_turns():
