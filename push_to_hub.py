@@ -30,7 +30,7 @@ def parse_args(argv=None):
     commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|card|promote")
     push = commands.add_parser("push", help="push a run to the Hub, in one commit")
     pull = commands.add_parser("pull", help="download a repository from the Hub")
-    card = commands.add_parser("card", help="update the card in the run's folder, or write one; the Hub is not asked")
+    card = commands.add_parser("card", help="update the card in the run's folder, or write one, without contacting the Hub")
     promote = commands.add_parser("promote", help="make a run the shipped one of this repository")
     for command in (push, card, promote):
         command.add_argument("run", type=Path, metavar="RUN_DIR", help="folder that train.py wrote")

@@ -43,21 +43,21 @@ def test_a_fault_that_passes_is_retried(version, fault, made_run, sessions):
     ("xet", "version", "fault", "words"),
     [
         (False, NEWEST, dict(path="/commit/", status=401), "log in again"),
-        (False, NEWEST, dict(path="/commit/", status=403), "role write"),
+        (False, NEWEST, dict(path="/commit/", status=403), "lacks permission (403)"),
         (False, NEWEST, dict(path="/commit/", status=404), "no such repository"),
         (False, NEWEST, dict(path="/commit/", status=409), "conflict"),
-        (False, NEWEST, dict(path="/commit/", status=500), "problem of its own (500)"),
+        (False, NEWEST, dict(path="/commit/", status=500), "server error (500)"),
         (False, NEWEST, dict(path="/commit/", status=429, headers={"Retry-After": "0"}), "too many requests"),
         (False, NEWEST, dict(path="/commit/", kind="drop"), "connection to the Hub failed"),
         (False, NEWEST, dict(path="/commit/", status=429, headers={"Retry-After": "4000"}), "asks to wait 4000 s"),
         (False, NEWEST, dict(path="/validate-yaml", status=400), "refused"),
-        (False, NEWEST, dict(path="/lfs/", method="PUT", status=403), "no right to do this (403)"),
-        (False, NEWEST, dict(path="/preupload/", status=503), "problem of its own (503)"),
+        (False, NEWEST, dict(path="/lfs/", method="PUT", status=403), "lacks permission (403)"),
+        (False, NEWEST, dict(path="/preupload/", status=503), "server error (503)"),
         (False, NEWEST, dict(path="/tree/", status=401), "log in again"),
-        (False, OLDEST, dict(path="/commit/", status=500), "problem of its own (500)"),
+        (False, OLDEST, dict(path="/commit/", status=500), "server error (500)"),
         (False, OLDEST, dict(path="/lfs/", method="PUT", kind="drop"), "connection to the Hub failed"),
-        (True, NEWEST, dict(path="/xet-write-token/", status=403), "no right to do this (403)"),
-        (True, NEWEST, dict(path="/xet-write-token/", status=500), "problem of its own (500)"),
+        (True, NEWEST, dict(path="/xet-write-token/", status=403), "lacks permission (403)"),
+        (True, NEWEST, dict(path="/xet-write-token/", status=500), "server error (500)"),
         (True, NEWEST, dict(path="/commit/", status=409), "conflict"),
         (True, NEWEST, dict(path="/commit/", kind="drop"), "connection to the Hub failed"),
     ],
@@ -82,7 +82,7 @@ def test_a_broken_download_is_resumed_and_a_hub_that_is_gone_leaves_no_folder(se
     assert session.pull(tmp_path / "back").code == 0
     assert (tmp_path / "back" / "model.weights.h5").read_bytes() == (made_run / "model.weights.h5").read_bytes()
     hub.fault("", status=500)
-    assert "problem of its own" in error_line(session.pull(tmp_path / "new"), 1)
+    assert "server error (500)" in error_line(session.pull(tmp_path / "new"), 1)
     assert not (tmp_path / "new").exists()
 
 

@@ -1,4 +1,4 @@
-"""Errors of the Hub: what may pass is tried again, what stays becomes one line."""
+"""Hub errors: retry transient ones, explain the rest in one line."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def explain(error, status: int | None, repo_id: str) -> str:
     said = next(filter(None, messages), None) or first_line(error)
     reasons = {
         401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
-        403: f"the token has no right to do this (403); to push, it needs the role write for {repo_id.split('/')[0]}",
+        403: f"the token lacks permission (403); a push needs write access to {repo_id.split('/')[0]}",
         404: "no such repository or revision, or it is private (404); check the name and the revision",
         409: "the Hub reports a conflict (409); run the same command again",
         429: "the Hub reports too many requests (429)",
         None: f"the connection to the Hub failed ({said})",
     }
     if status is not None and status >= 500:
-        return f"{repo_id}: the Hub has a problem of its own ({status}); nothing is wrong here"
+        return f"{repo_id}: the Hub returned a server error ({status}); try again later"
     return without_token(f"{repo_id}: {reasons.get(status, f'the Hub refused ({status}: {said})')}")
 
 
@@ -156,7 +156,7 @@ def _xet_status(error) -> int | None:
 
 
 def _retry_after(error) -> float | None:
-    """Seconds that the Hub asks to wait; the header may also give a date."""
+    """Return the Retry-After delay in seconds; the header may also give a date."""
     for cause in _chain(error):
         value = getattr(getattr(cause, "response", None), "headers", {}).get("Retry-After")
         if value and value.strip().isdigit():
