@@ -1,7 +1,9 @@
 """What goes up: only listed files of one complete run, without links and tokens, from any kind of installation."""
 
+import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from hub_session import REPO, SECRET, error_line
 import modeling_eanet
 from eanet.cli import UserError
 from eanet.export import export_onnx
-from eanet.hub import staging
+from eanet.hub import staging, upload
 from eanet.hub.card_facts import collect_facts
 from eanet.saving import save_pretrained_keras
 
@@ -225,6 +227,41 @@ def test_the_program_works_where_every_file_is_a_link(run, snapshot, tmp_path):
     (tmp_path / "elsewhere.py").write_text("secret")
     with pytest.raises(UserError, match=r"train\.py: is a link"):
         staging.stage_run(run, tmp_path / "staged", snapshot)
+
+
+def test_a_snapshot_in_the_cache_is_a_run_itself(run, snapshot, tmp_path, monkeypatch):
+    for i, path in enumerate(path for path in run.rglob("*") if path.is_file()):
+        blob, link = snapshot.parents[1] / "blobs" / f"run{i}", snapshot / path.relative_to(run)
+        shutil.copyfile(path, blob)
+        link.unlink(missing_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    monkeypatch.setattr(upload, "stage_run", functools.partial(staging.stage_run, tree=snapshot))
+    assert upload.write_card(snapshot, REPO) == f"wrote {snapshot / 'README.md'}"
+    with pytest.raises(UserError, match="is a link"):
+        staging.stage_run(snapshot, tmp_path / "staged", ROOT)
+
+
+def test_the_message_about_a_token_names_the_file_itself(run, snapshot, tmp_path):
+    (snapshot / "tests" / "conftest.py").unlink()
+    (snapshot / "tests" / "conftest.py").write_text(SECRET)
+    with pytest.raises(UserError, match=re.escape(f"{snapshot / 'tests' / 'conftest.py'}: holds a Hub token")):
+        staging.stage_run(run, tmp_path / "staged", snapshot)
+
+
+def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, tmp_path):
+    shutil.copy(run / "onnx" / "model.onnx", run / "onnx" / "model_int8.onnx")
+    shutil.copy(ROOT / "onnx" / "model.onnx", run / "onnx" / "model_other.onnx")
+    (run / "figures").mkdir()
+    shutil.copy(ROOT / "figures" / "architecture.png", run / "figures")  # of another architecture
+    shutil.copy(ROOT / "figures" / "slots.png", run / "figures" / "slots.svg")
+    staged = staging.stage_run(run, tmp_path / "staged")
+    assert {path.name for path in staged.folder.glob("onnx/*")} == {"model.onnx", "model_int8.onnx"}
+    assert sorted(staged.left_out) == ["figures/slots.svg", "onnx/model_other.onnx"]
+    assert not (staged.folder / "figures" / "architecture.png").exists()
+    model = modeling_eanet.build_eanet(modeling_eanet.EANetConfig.preset("small", id2label=["a", "b"]))
+    save_pretrained_keras(model, tmp_path / "same", saved_model=False)
+    assert staging.same_architecture(tmp_path / "same", ROOT) and not staging.same_architecture(run, ROOT)
 
 
 def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):

@@ -70,16 +70,22 @@ def test_a_dry_run_changes_nothing(run, tree, data):
     before = content(tree)
     said = promote(run, tree=tree, data=str(data), dry_run=True)
     assert content(tree) == before
-    for words in ("write    model.weights.h5", "delete   benchmarks/evaluation.json",
+    for words in ("write    model.weights.h5", "write    onnx/model.onnx", "delete   benchmarks/evaluation.json",
                   "run      benchmarks/evaluation.py --data", "run      tools/draw_figures.py"):  # fmt: skip
         assert words in said
 
 
 def test_a_script_that_fails_leaves_nothing_of_the_old_weights(run, tree, data, capfd):
+    config = json.loads((tree / "config.json").read_text())
+    (tree / "config.json").write_text(json.dumps({**config, "activation": "silu"}))  # another architecture
+    (tree / "figures" / "attention.svg").write_text("no entry in figures.json")
     for name in ("benchmarks/evaluation.py", "benchmarks/exports.py", "benchmarks/readme.py", "tools/draw_figures.py"):
         (tree / name).write_text("raise SystemExit('no such thing')")
     said = promote(run, tree=tree, data=str(data))
-    assert said.count("failed   ") == 4 and "benchmarks/evaluation.py failed: no such thing" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    assert said.count("failed   ") == 4 and "benchmarks/evaluation.py failed: no such thing" in err
+    assert "deleted  figures/architecture.png" in said and "architecture.png" not in (tree / "README.md").read_text()
+    assert err.count("attention.svg") == 1 and "figures/attention.svg is deleted: figures/figures.json has no entry" in err
     assert not (tree / "figures" / "curves.png").exists() and not (tree / "benchmarks" / "evaluation.json").exists()
     assert "curves.png" not in (tree / "README.md").read_text()
 

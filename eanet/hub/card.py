@@ -1,4 +1,4 @@
-"""The model card: facts go into its regions, and every word that a person wrote stays.
+"""The model card: regions are regenerated from facts; all other text is kept.
 
 A card has regions between markers, `<!-- results -->` ... `<!-- /results -->`, whose text `templates/card.md` renders from
 facts. In the front matter `model-index`, `datasets` and a `widget` follow the facts; missing keys are added; the rest,
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from eanet.cli import UserError, printable
+from eanet.cli import UserError, duration, printable
 from eanet.hub.front_matter import split_card, update_front_matter
 
 TEMPLATES = Path(__file__).absolute().parent / "templates"
@@ -25,7 +25,7 @@ LOADERS = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
 CALL = re.compile(
     rf"""((?:(?:{LOADERS})\(\s*|\brepo(?:_id)?\s*=\s*)["'](?:hf://)?|hf download )([\w.-]+/[\w.-]+)(?=["'\s])"""
 )
-CLAIM = re.compile(r"CIFAR.*", re.IGNORECASE)
+CLAIM = re.compile(r"CIFAR[-_ ]?(?P<classes>\d*)(?=(?P<rest>.*))", re.IGNORECASE)
 
 
 def render_card(facts: dict) -> str:
@@ -78,12 +78,14 @@ def card_warnings(text: str, facts: dict, where: str = "README.md") -> list[str]
     """Return one line for what a person should check in a card: words about CIFAR-100 where the data is another."""
     head, body = split_card(text, where)
     tags = " ".join(map(str, (yaml.safe_load(head) or {}).get("tags") or []))
-    claim = CLAIM.search(f"{REGION.sub('', body)}\n{tags}")
-    if claim is None or facts["cifar100"]:
-        return []
     data = facts["results"]["dataset"]["name"]
+    known = {match["classes"] for match in CLAIM.finditer(data)}
+    claims = [match for match in CLAIM.finditer(f"{REGION.sub('', body)}\n{tags}") if match["classes"] not in known]
+    if not claims or facts["cifar100"]:
+        return []
+    words = claims[0][0] + claims[0]["rest"]
     return [
-        f'{where} says "{printable(claim[0][:40])}", and this model was trained on {printable(data)}; check that it is '
+        f'{where} says "{printable(words[:40])}", and this model was trained on {printable(data)}; check that it is '
         "right (--new-card starts a new card)"
     ]
 
@@ -203,13 +205,6 @@ def figure(figures: dict, name: str) -> Verbatim:
 def count(number: float, noun: str) -> str:
     """Return a number with its noun, as "1 epoch" or "45,000 images"."""
     return f"{f'{number:g}' if isinstance(number, float) else f'{number:,}'} {noun}{'' if number == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds, minutes or hours, whichever reads best."""
-    if seconds < 90:
-        return count(round(seconds), "second")
-    return f"{seconds / 3600:.1f} hours" if seconds >= 5400 else f"{seconds / 60:.0f} minutes"
 
 
 def _tidy(text: str) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 from eanet.cli import UserError
-from eanet.hub.provenance import OUR_FIGURES, figures_record
+from eanet.evaluation import count_macs
+from eanet.hub.front_matter import CIFAR100
+from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, figures_record
+from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, checksum_matches
 
 SETTINGS = ("learning_rate", "warmup_epochs", "weight_decay", "batch_size", "label_smoothing", "cutmix", "precision", "ema")
@@ -38,14 +42,15 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
     folder, config = Path(folder), model.config
     for key in ("accuracy", "top5_accuracy", "loss"):
         if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
-            raise UserError(f"eval_results.json: {key} is {results[key]!r}, not a finite number; measure the model again")
+            raise UserError(f"{RESULTS_FILE}: {key} is {results[key]!r}, not a finite number; measure the model again")
     runs = _runs(results["training"])
     figures = _figures(folder)
     onnx = folder / ONNX_FILE
     return {
         "repo_id": repo_id,
         "results": results,
-        "cifar100": results["dataset"]["id"] == "uoft-cs/cifar100",
+        "cifar100": results["dataset"]["id"] == CIFAR100,
+        "cifar100_parent": any(_on_cifar100(run["command"]) for run in runs[:-1]),
         "labels": list(config.id2label.values()),
         "image_size": config.image_size,
         "interpolation": config.interpolation,
@@ -65,7 +70,7 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
 
 def _figures(folder: Path) -> dict[str, dict]:
     """Return alt text, caption and width of each figure in the folder, by file name."""
-    record = figures_record(folder)
+    record = figures_record(folder / FIGURES_RECORD)
     paths = sorted(path for path in folder.glob("figures/*") if path.suffix in (".png", ".svg"))
     plain = {"alt": "", "caption": "", "width": 520}
     return {p.name: {k: record.get(p.name, {}).get(k, default) for k, default in plain.items()} for p in paths}
@@ -96,19 +101,6 @@ def sample_label(stem: str) -> str:
     return name if number.isdecimal() and name else stem
 
 
-def count_macs(model) -> int:
-    """Return the multiplications with a weight for one image; norms, activations and sums are not counted."""
-    from keras import layers
-
-    count = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.Dense | layers.EinsumDense):  # every position with all of the kernel
-            count += math.prod(layer.input.shape[1:-1]) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D):
-            count += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-    return count
-
-
 def _architecture(config) -> dict:
     side, stages = config.image_size // config.patch_size, []
     parts = zip(config.embed_dims, config.depths, config.num_heads, config.slots, strict=True)
@@ -121,8 +113,6 @@ def _architecture(config) -> dict:
 
 def _runs(training: dict | None) -> list[dict]:
     """Return the runs that made the weights, oldest first, with the keys that the card shows."""
-    from eanet.run_dir import training_runs
-
     if training is None:
         return []
     keys = ("command", "epochs", "num_images", "seed", "wall_time_s", "hardware", "date", "init_from")
@@ -134,7 +124,13 @@ def _runs(training: dict | None) -> list[dict]:
             runs.append({**run, "recipe": {key: recipe[key] for key in SETTINGS} if recipe else None})
         return runs
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        raise UserError("eval_results.json: its training record is damaged; the run's own command rewrites it") from None
+        raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
+
+
+def _on_cifar100(command: str) -> bool:
+    """Return True if a training command reads CIFAR-100, by the name of its data; without data it downloads CIFAR-100."""
+    data = re.search(r"--data[ =](\S+)", command)
+    return data is None or "cifar100" in re.sub(r"[\W_]", "", data[1].lower())
 
 
 def _measured(folder: Path, name: str, keys: tuple, model) -> dict | None:

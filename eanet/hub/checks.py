@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from eanet.cli import UserError, first_line
+from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import ONNX_FILE, checksum_matches
-
-RESULTS, HISTORY = "eval_results.json", "history.json"
 
 
 def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
@@ -28,7 +27,7 @@ def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
     import numpy as np
 
     same = functools.partial(_check_same, run)
-    same(checksum_matches(model, results["model"]["checksum"]), "model.weights.h5 with config.json", RESULTS)
+    same(checksum_matches(model, results["model"]["checksum"]), "model.weights.h5 with config.json", RESULTS_FILE)
     size = model.config.image_size
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
     expected = np.asarray(model(images))
@@ -44,7 +43,7 @@ def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
         except Exception as error:  # the loaders raise anything on a damaged file
             raise UserError(f"{run}: {name} cannot be loaded ({first_line(error)})") from None
         same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
-    if (folder / HISTORY).is_file() and results["training"] is not None:
+    if (folder / HISTORY_FILE).is_file() and results["training"] is not None:
         _check_history(run, folder, results["training"], same)
 
 
@@ -52,15 +51,15 @@ def _check_history(run: Path, folder: Path, training: dict, same) -> None:
     import numpy as np
 
     try:
-        history = json.loads((folder / HISTORY).read_text(encoding="utf-8"))
+        history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
         of_run = (len(history["loss"]), history["loss"][-1]) == (training["epochs"], training["final_loss"])
     except (ValueError, KeyError, TypeError, IndexError):
-        raise UserError(f"{run}: {HISTORY} is damaged") from None
-    same(of_run, HISTORY, RESULTS)
+        raise UserError(f"{run}: {HISTORY_FILE} is damaged") from None
+    same(of_run, HISTORY_FILE, RESULTS_FILE)
     for split, key in (("train", "loss"), ("validation", "val_loss")):
         for file in sorted((folder / "logs" / split).glob("*tfevents*")):
             logged, measured = _logged(file, "epoch_loss"), history.get(key, [])
-            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", HISTORY)
+            same(np.shape(logged) == np.shape(measured) and np.allclose(logged, measured), f"logs/{split}", HISTORY_FILE)
 
 
 def _check_same(run: Path, ok, name: str, other: str) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from eanet.cli import UserError, temporary_folder, write_json
 from eanet.hub.errors import set_timeout, with_retries
-from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES
+from eanet.run_dir import RESULTS_FILE
+from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, SAVED_MODEL_FILES
 
 RECORD = ".pulled.json"
 PARTS = {
     "logs": ("logs/*",),
-    "weights": (*KERAS_FILES, *SAVED_MODEL_FILES, "variables/*", "onnx/*", "model.onnx", "eval_results.json"),
+    "weights": (*KERAS_FILES, *SAVED_MODEL_FILES, "variables/*", "onnx/*", LEGACY_ONNX_FILE, RESULTS_FILE),
 }
 
 
@@ -48,14 +49,14 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
     files = {}
     for path in sorted(p for p in snapshot.rglob("*") if p.is_file()):
         name = path.relative_to(snapshot).as_posix()
-        if name != RECORD and _is_wanted(name, wanted):
+        if name != RECORD and matches(name, wanted):
             files[name] = sha256(path.read_bytes())
     if not files:
         raise UserError(f"{repo_id}: no {'logs' if part == 'logs' else 'model'} at revision {revision}")
     for name, digest in files.items():
         if name not in before and (to / name).exists() and sha256((to / name).read_bytes()) != digest:
-            raise UserError(f"{to}: {name} is there and of your own; move it away, or use another folder")
-    gone = [name for name in before if name not in files and _is_wanted(name, wanted)] if complete else []
+            raise UserError(f"{to}: {name} already exists and was not pulled; move it, or use another folder")
+    gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     _move_in(snapshot, to, files, gone, before, repo_id)
     changed = sum(before.get(name) != digest for name, digest in files.items())
     deleted = f", {len(gone)} deleted" if gone else ""
@@ -75,7 +76,8 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _is_wanted(name: str, patterns) -> bool:
+def matches(name: str, patterns) -> bool:
+    """Return True if a file's name matches one of `patterns`, in which `*` also matches "/"; None matches every name."""
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
@@ -89,12 +91,12 @@ def _snapshot(repo_id: str, revision: str, wanted) -> tuple[Path, bool]:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns)), False
     api = HfApi(library_name="eanet")
     commit = api.model_info(repo_id, revision=revision).sha
-    names = [name for name in api.list_repo_files(repo_id, revision=commit) if _is_wanted(name, wanted)]
+    names = [name for name in api.list_repo_files(repo_id, revision=commit) if matches(name, wanted)]
     # By the revision's name, not by the commit: otherwise the cache does not know the name when it is asked offline.
     snapshot = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
     if snapshot.name != commit:
         raise ConnectionError(f"{revision} moved, or the Hub stopped answering")
-    # When the Hub fails halfway, the client is content with what its cache has of the commit.
+    # When the Hub fails halfway, the client silently returns what is cached.
     missing = [name for name in names if not (snapshot / name).is_file()]
     if missing:
         raise ConnectionError(f"{missing[0]} was not downloaded")

@@ -7,9 +7,11 @@ import re
 import yaml
 
 from eanet.cli import UserError, printable
+from eanet.run_dir import RESULTS_FILE
 
 TAGS = ("keras", "tf-keras", "tensorflow", "image-classification", "external-attention", "eanet")
-OURS = "eval_results.json"  # the source named by those results in model-index that are ours to replace
+OURS = RESULTS_FILE  # the source named by those results in model-index that are ours to replace
+CIFAR100 = "uoft-cs/cifar100"
 METRICS = (
     ("accuracy", "Accuracy", "accuracy"),
     ("top_5_accuracy", "Top-5 accuracy", "top5_accuracy"),
@@ -77,7 +79,8 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
     if not set(TAGS) <= set(tags):
         entries["tags"] = tags + [tag for tag in TAGS if tag not in tags]
     ours = facts["results"]["dataset"]["id"]
-    wanted = [name for name in datasets if ours or name != "uoft-cs/cifar100"]
+    kept = facts["cifar100"] or facts["cifar100_parent"]
+    wanted = [name for name in datasets if kept or name != CIFAR100]
     wanted += [ours] if ours and ours not in wanted else []
     if wanted != datasets:
         entries["datasets"] = wanted or None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
 import subprocess
 import sys
@@ -11,13 +10,22 @@ from pathlib import Path
 from eanet.cli import UserError, atomic_path, first_line, temporary_folder, write_text
 from eanet.hub.card import repository_of, update_card
 from eanet.hub.card_facts import collect_facts
-from eanet.hub.provenance import checksum_of, drop_other_weights, other_weights
-from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, TREE, clear_outputs, stage_run
+from eanet.hub.download import matches
+from eanet.hub.provenance import (
+    UNRECORDED,
+    checksum_of,
+    drop_other_weights,
+    onnx_matches,
+    other_weights,
+    unrecorded_figures,
+)
+from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, ONNX, TREE, clear_outputs, same_architecture, stage_run
 from eanet.hub.upload import export_if_possible
+from eanet.run_dir import HISTORY_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
-INSTALLED = (*ARTEFACTS, *MEASURED, *LOGS, ONNX_FILE)
-REPLACED = ("variables/*", "logs/*tfevents*", "onnx/*.onnx", "history.json", LEGACY_ONNX_FILE)  # unless installed
+INSTALLED = (*ARTEFACTS, *MEASURED, *LOGS, ONNX)
+REPLACED = ("variables/*", "logs/*tfevents*", HISTORY_FILE, LEGACY_ONNX_FILE)  # unless installed
 FIGURES = ("samples", "slots", "architecture", "curves", "attention", "scaling")
 EVALUATION_FIGURES = ("confusion", "calibration")  # drawn from benchmarks/evaluation.json
 
@@ -45,14 +53,16 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
     with temporary_folder(prefix="eanet-promote-") as folder:
         print(f"checking {run} …", file=sys.stderr)
         staged = stage_run(run, folder, tree)
-        if not dry_run and not (folder / ONNX_FILE).exists():
+        if not (folder / ONNX_FILE).exists():
             export_if_possible(staged.model, folder / ONNX_FILE)
-        new = [name for name in _files(folder) if _matches(name, INSTALLED)]
-        gone = [name for name in _files(tree) if _matches(name, REPLACED) and name not in new]
-        gone += other_weights(tree, staged.model)
+        new = [name for name in _files(folder) if matches(name, INSTALLED)]
+        gone = [name for name in _replaced(tree, folder, staged.model) if name not in new]
+        unrecorded = unrecorded_figures(tree)
         if dry_run:
             lines = _lines("write", [*new, CARD]) + _lines("delete", gone) + _lines("run", commands)
             return "\n".join(["dry run: nothing was changed", *lines])
+        for name in unrecorded:
+            print(f"{name} is deleted: {UNRECORDED}", file=sys.stderr)
         _install(new, gone, folder, tree)
         drop_other_weights(tree, staged.model)
         failed = [command for command in commands if not _run(command, tree)]
@@ -76,6 +86,16 @@ def _check(run: Path, data: str | None, tree: Path) -> str:
     if repo_id is None:
         raise UserError(f"{tree / CARD}: its code must load the model from one Hub repository, user/name")
     return repo_id
+
+
+def _replaced(tree: Path, folder: Path, model) -> list[str]:
+    """Return the names of the files in the tree that are not of the model in the staging folder."""
+    names = [name for name in _files(tree) if matches(name, REPLACED)]
+    names += [name for name in _files(tree) if matches(name, [ONNX]) and not onnx_matches(tree / name, model)]
+    names += other_weights(tree, model)
+    if not same_architecture(tree, folder):
+        names += [path.relative_to(tree).as_posix() for path in tree.glob("figures/architecture.*")]
+    return list(dict.fromkeys(names))
 
 
 def _install(new: list[str], gone: list[str], folder: Path, tree: Path) -> None:
@@ -113,10 +133,6 @@ def _run(command: tuple, tree: Path) -> bool:
 def _files(root: Path) -> list[str]:
     places = ("*", "variables/*", "onnx/*", "logs/*", "logs/*/*")
     return sorted({p.relative_to(root).as_posix() for place in places for p in root.glob(place) if p.is_file()})
-
-
-def _matches(name: str, patterns) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _lines(verb: str, items) -> list[str]:

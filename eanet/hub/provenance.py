@@ -5,45 +5,48 @@ Measurements carry the weights' checksum in their JSON; figures are listed in `f
 
 from __future__ import annotations
 
-import json
+import contextlib
 import re
-import sys
 from pathlib import Path
 
-from eanet.cli import UserError, first_line, read_json, write_json, write_text
+from eanet.cli import UserError, read_json, write_json, write_text
+from eanet.run_dir import RESULTS_FILE
 from eanet.saving import checksum_matches
 
 FIGURES_RECORD = "figures/figures.json"
+UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
 OUR_FIGURES = {"attention": True, "slots": True, "calibration": True, "confusion": True, "curves": True, "samples": True,
                "architecture": False, "scaling": False}  # fmt: skip
+ONNX_CHECKSUM = re.compile(rb"checksum\x12\x08([0-9a-f]{8})")  # an entry of the metadata, as protobuf writes it
 # Sections of benchmarks/*.md that depend on weights.
 WEIGHTS_SECTION = re.compile(r"^<!-- weights (\w+) -->\n.*?^<!-- end -->\n\n?", re.DOTALL | re.MULTILINE)
 
 
 def checksum_of(folder: Path) -> str | None:
     """Return the checksum of the weights that `eval_results.json` in `folder` is about, or None."""
-    try:
-        return json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["model"]["checksum"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    with contextlib.suppress(UserError, KeyError, TypeError):
+        return _read(folder / RESULTS_FILE, RESULTS_FILE)["model"]["checksum"]
+    return None
 
 
-def figures_record(folder: Path) -> dict[str, dict]:
-    """Return what `figures/figures.json` in `folder` says of each figure, by file name; empty where there is none.
+def onnx_matches(path: Path, model) -> bool:
+    """Return True if an ONNX file, quantized or not, was exported from `model`, by the checksum in its metadata."""
+    found = ONNX_CHECKSUM.search(path.read_bytes())
+    return found is not None and checksum_matches(model, found[1].decode())
+
+
+def figures_record(path: Path) -> dict[str, dict]:
+    """Return what a `figures/figures.json` says of each figure, by file name; empty where there is no such file.
 
     Each has `checksum`, of the weights it shows or None where it shows none, and may have `caption`, `alt` and `width`.
 
     Raises:
         UserError: the record is damaged.
     """
-    path = folder / FIGURES_RECORD
-    return parse_figures_record(path.read_bytes()) if path.is_file() else {}
-
-
-def parse_figures_record(content: bytes) -> dict[str, dict]:
-    """Return the content of a `figures/figures.json` as `figures_record` does. Raises UserError if it is damaged."""
-    record = _parse(content, FIGURES_RECORD)
+    if not path.is_file():
+        return {}
+    record = _read(path, FIGURES_RECORD)
     try:
         return {
             name: {"checksum": str(record["checksum"]) if entry["depends_on"] == "weights" else None}
@@ -66,7 +69,17 @@ def other_weights(folder: Path, model) -> list[str]:
     Raises:
         UserError: a record is damaged.
     """
-    return [*_other_figures(folder, model), *_other_measurements(folder, model)]
+    record = figures_record(folder / FIGURES_RECORD)
+    shown = {path.name: record[path.name]["checksum"] for path in sorted(folder.glob("figures/*")) if path.name in record}
+    other = [name for name, checksum in shown.items() if checksum is not None and not checksum_matches(model, checksum)]
+    return [*(f"figures/{name}" for name in other), *unrecorded_figures(folder), *_other_measurements(folder, model)]
+
+
+def unrecorded_figures(folder: Path) -> list[str]:
+    """Return the names of the figures in `folder` that depend on weights and are not in `figures/figures.json`."""
+    record = figures_record(folder / FIGURES_RECORD)
+    drawn = [path for path in sorted(folder.glob("figures/*")) if path.suffix in (".png", ".svg")]
+    return [f"figures/{path.name}" for path in drawn if OUR_FIGURES.get(path.stem) and path.name not in record]
 
 
 def drop_other_weights(folder: Path, model) -> None:
@@ -86,19 +99,6 @@ def drop_other_weights(folder: Path, model) -> None:
             write_text(path, kept.rstrip() + "\n")
 
 
-def _other_figures(folder: Path, model) -> list[str]:
-    record, gone = figures_record(folder), []
-    for path in sorted(folder.glob("figures/*")):
-        if path.name in record:
-            checksum = record[path.name]["checksum"]
-            if checksum is not None and not checksum_matches(model, checksum):
-                gone.append(f"figures/{path.name}")
-        elif path.suffix in (".png", ".svg") and OUR_FIGURES.get(path.stem):
-            print(f"figures/{path.name} is left out: {FIGURES_RECORD} does not say of which weights it is", file=sys.stderr)
-            gone.append(f"figures/{path.name}")
-    return gone
-
-
 def _filter_record(folder: Path) -> None:
     """Remove from figures.json the figures that are not there."""
     record = read_json(folder / FIGURES_RECORD)
@@ -112,7 +112,7 @@ def _filter_record(folder: Path) -> None:
 def _other_measurements(folder: Path, model) -> list[str]:
     gone = []
     for path in sorted(folder.glob("benchmarks/*.json")):
-        checksum = _parse(path.read_bytes(), f"benchmarks/{path.name}").get("checksum")
+        checksum = _read(path, f"benchmarks/{path.name}").get("checksum")
         if checksum is not None and not checksum_matches(model, checksum):
             gone += [
                 f"benchmarks/{other.name}" for other in folder.glob(f"benchmarks/{path.stem}.*") if other.suffix != ".py"
@@ -120,12 +120,10 @@ def _other_measurements(folder: Path, model) -> list[str]:
     return gone
 
 
-def _parse(content: bytes, name: str) -> dict:
-    try:
-        value = json.loads(content)
+def _read(path: Path, name: str) -> dict:
+    """Return the JSON object in the file `path`, which messages call `name`."""
+    with contextlib.suppress(UserError):
+        value = read_json(path)
         if isinstance(value, dict):
             return value
-        reason = "not an object"
-    except ValueError as error:
-        reason = first_line(error)
-    raise UserError(f"{name}: damaged ({reason}); delete it, or run what wrote it again")
+    raise UserError(f"{name}: damaged, not a JSON object; delete it, or run what wrote it again")

@@ -11,9 +11,9 @@ import eanet
 from eanet.cli import UserError, read_json, write_json
 from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
-from eanet.hub.checks import HISTORY, RESULTS
 from eanet.hub.errors import TOKEN
-from eanet.hub.provenance import checksum_of, drop_other_weights
+from eanet.hub.provenance import UNRECORDED, checksum_of, drop_other_weights, onnx_matches, unrecorded_figures
+from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
@@ -22,9 +22,10 @@ CARD = "README.md"
 # Everything that ever goes up, as patterns of paths. From the run's folder:
 ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
              "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
-MEASURED = (RESULTS, HISTORY)
+MEASURED = (RESULTS_FILE, HISTORY_FILE)
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
 FIGURES = ("figures/*.png", "figures/*.svg", "figures/figures.json")
+ONNX = "onnx/*.onnx"
 SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
 # From the folder of the code:
@@ -44,12 +45,16 @@ class Staged:
         model: the Keras model in it.
         results: content of its `eval_results.json`.
         with_programs: False where eanet is installed without the repository, so that only the library is staged.
+        cached: the run is the folder of the code, where the Hub's cache may have links.
+        left_out: files of the run that are not staged, each with the reason.
     """
 
     folder: Path
     model: object
     results: dict
     with_programs: bool
+    cached: bool
+    left_out: dict[str, str]
 
 
 def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
@@ -70,20 +75,21 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
 
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
-    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS))
-    _copy_onnx(run, folder)
+    is_tree = run.resolve() == tree.resolve()
+    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS), cached=is_tree)
+    _copy_onnx(run, folder, cached=is_tree)
     with_programs = (tree / "pyproject.toml").is_file()
     _copy(tree, folder, (*LIBRARY, *PROGRAMS) if with_programs else LIBRARY, cached=True)
     _check_complete(run, folder)
-    if with_programs and tree.absolute() != run.absolute():
+    if with_programs and not is_tree:
         _copy_shared(tree, folder)
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        check_no_token(file.read_bytes(), run / file.relative_to(folder))
     results = read_results(folder, run)
     model = from_pretrained_keras(folder)
     checks.check_one_run(run, folder, results, model)
+    left_out = _copy_exports(run, folder, model, cached=is_tree)
+    left_out |= dict.fromkeys(unrecorded_figures(folder), UNRECORDED)
     drop_other_weights(folder, model)
-    return Staged(folder, model, results, with_programs)
+    return Staged(folder, model, results, with_programs, is_tree, left_out)
 
 
 def check_no_link(root: Path, name: str, cached: bool = False) -> None:
@@ -129,7 +135,7 @@ def read_results(folder: Path, run: Path | None = None) -> dict:
         "versions": ("backend",),
     }
     try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         missing = [key for key in ("accuracy", "top5_accuracy", "loss", "num_images", *keys) if key not in results]
         for part, names in keys.items():
             if not missing and results[part] is not None:
@@ -138,7 +144,7 @@ def read_results(folder: Path, run: Path | None = None) -> dict:
         missing = ["a JSON object"]
     if missing:
         raise UserError(
-            f"{run or folder}: {RESULTS} is damaged or from an older train.py: {missing[0]} is missing; the run's own "
+            f"{run or folder}: {RESULTS_FILE} is damaged or from an older train.py: {missing[0]} is missing; the run's own "
             "train.py command, given again, rewrites it"
         )
     return results
@@ -147,19 +153,34 @@ def read_results(folder: Path, run: Path | None = None) -> dict:
 def _copy(root: Path, folder: Path, patterns, cached: bool = False) -> None:
     names = {path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     for name in sorted(names):
-        check_no_link(root, name, cached)
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / name, folder / name)
+        _copy_file(root, name, folder / name, cached)
 
 
-def _copy_onnx(run: Path, folder: Path) -> None:
+def _copy_file(root: Path, name: str, target: Path, cached: bool) -> None:
+    check_no_link(root, name, cached)
+    check_no_token((root / name).read_bytes(), root / name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(root / name, target)
+
+
+def _copy_onnx(run: Path, folder: Path, cached: bool) -> None:
     """Copy the run's ONNX file to its place; runs of earlier versions have it at their top."""
     for name in (ONNX_FILE, LEGACY_ONNX_FILE):
         if (run / name).is_file():
-            check_no_link(run, name)
-            (folder / ONNX_FILE).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(run / name, folder / ONNX_FILE)
+            _copy_file(run, name, folder / ONNX_FILE, cached)
             return
+
+
+def _copy_exports(run: Path, folder: Path, model, cached: bool) -> dict[str, str]:
+    """Copy the quantized forms of the ONNX file; return those of other weights, each with the reason to leave it out."""
+    left_out = {}
+    for path in sorted(run.glob(ONNX)):
+        name = path.relative_to(run).as_posix()
+        if onnx_matches(path, model):
+            _copy_file(run, name, folder / name, cached)
+        else:
+            left_out[name] = "its metadata does not have the checksum of these weights"
+    return left_out
 
 
 def _copy_shared(tree: Path, folder: Path) -> None:
@@ -170,21 +191,29 @@ def _copy_shared(tree: Path, folder: Path) -> None:
     samples = [path for pattern in SAMPLES[:2] for path in tree.glob(pattern)]
     if not any((folder / "samples").glob("*")) and samples and {sample_label(path.stem) for path in samples} <= labels:
         _copy(tree, folder, SAMPLES, cached=True)
-    same_architecture = _architecture(tree) == _architecture(folder)
+    same = same_architecture(tree, folder)
+    for path in () if same else folder.glob("figures/architecture.*"):
+        original = tree / path.relative_to(folder)
+        if original.is_file() and original.read_bytes() == path.read_bytes():  # a copy of this repository's
+            path.unlink()
     for pattern in (*BENCHMARKS, *FIGURES):
         for path in tree.glob(pattern):
             name = path.relative_to(tree).as_posix()
-            if not (folder / name).exists() and (same_architecture or path.stem != "architecture"):
+            if not (folder / name).exists() and (same or path.stem != "architecture"):
                 _copy(tree, folder, [name], cached=True)
     if checksum_of(tree) != checksum_of(folder):
         for path in folder.glob("examples/*.ipynb"):
             clear_outputs(path)
 
 
-def _architecture(folder: Path) -> dict | None:
+def same_architecture(folder: Path, other: Path) -> bool:
+    """Return True if both folders hold a model, of the same architecture; the classes may differ."""
     from eanet.loaded_model import load_config
 
-    return {**load_config(folder).to_dict(), "id2label": None} if (folder / "config.json").is_file() else None
+    if not all((place / "config.json").is_file() for place in (folder, other)):
+        return False
+    a, b = (dataclasses.replace(load_config(place), id2label={0: "a", 1: "b"}) for place in (folder, other))
+    return a == b
 
 
 def clear_outputs(path: Path) -> None:
@@ -199,7 +228,7 @@ def clear_outputs(path: Path) -> None:
 def _check_complete(run: Path, folder: Path) -> None:
     if not any((folder / name).exists() for name in KERAS_FILES):
         raise UserError(f"{run}: holds no model; `python train.py --output {run}` trains one")
-    for name in (*KERAS_FILES, *SAVED_MODEL_FILES, RESULTS):
+    for name in (*KERAS_FILES, *SAVED_MODEL_FILES, RESULTS_FILE):
         if not (folder / name).exists():
             hint = f"`python train.py --export {run}` adds it" if name in SAVED_MODEL_FILES else "train it to its end"
             raise UserError(f"{run}: {name} is missing; {hint}")

@@ -1,10 +1,9 @@
-"""Push a run to the Hub: one atomic commit of artefacts, code and card, in which nothing about other weights survives."""
+"""Push a run to the Hub: one atomic commit, and nothing measured on other weights stays on the Hub."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
-import fnmatch
 import hashlib
 import shutil
 import sys
@@ -13,15 +12,15 @@ from pathlib import Path
 from eanet.cli import UserError, temporary_folder, write_text
 from eanet.hub.card import card_warnings, render_card, update_card
 from eanet.hub.card_facts import collect_facts
-from eanet.hub.download import pulled_digest, sha256
+from eanet.hub.download import matches, pulled_digest, sha256
 from eanet.hub.errors import HubError, connection_failed, explain, set_timeout, status_of, with_retries
 from eanet.hub.front_matter import split_card
-from eanet.hub.provenance import FIGURES_RECORD, is_our_figure, parse_figures_record
-from eanet.hub.staging import ARTEFACTS, CARD, MEASURED, SAMPLES, Staged, check_no_link, check_no_token, stage_run
-from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
+from eanet.hub.provenance import FIGURES_RECORD, figures_record, is_our_figure, onnx_matches
+from eanet.hub.staging import ARTEFACTS, CARD, MEASURED, ONNX, SAMPLES, Staged, check_no_link, check_no_token, stage_run
+from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
-STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", "onnx/*.onnx", LEGACY_ONNX_FILE, FIGURES_RECORD,
+STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", LEGACY_ONNX_FILE, FIGURES_RECORD,
          "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json", "benchmarks/exports.md",
          "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
 # Files of earlier layouts of this repository, by their exact names.
@@ -74,7 +73,7 @@ def push(
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
         print(f"checking {run} …", file=sys.stderr)
-        staged = stage_run(run, folder)
+        staged = _stage(run, folder)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
         api = HfApi(library_name="eanet")
@@ -86,7 +85,7 @@ def push(
 
 
 def write_card(run: Path, repo_id: str) -> str:
-    """Bring the card in a run's folder up to date, or write a new one; the Hub is not asked.
+    """Bring the card in a run's folder up to date, or write a new one, without contacting the Hub.
 
     Args:
         run: folder of a finished run, or the repository itself.
@@ -99,9 +98,16 @@ def write_card(run: Path, repo_id: str) -> str:
         UserError: the run does not belong together, or its card is broken.
     """
     with temporary_folder(prefix="eanet-card-") as folder:
-        job = _Push(None, run, stage_run(run, folder), repo_id)
+        job = _Push(None, run, _stage(run, folder), repo_id)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
+
+
+def _stage(run: Path, folder: Path) -> Staged:
+    staged = stage_run(run, folder)
+    for name, reason in staged.left_out.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
+    return staged
 
 
 def _is_public(api, repo_id: str) -> bool:
@@ -171,7 +177,7 @@ class _Push:
             self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
-            check_no_link(self.run, CARD)
+            check_no_link(self.run, CARD, self.staged.cached)
             own = _decode(path.read_bytes(), path)
         base, where = theirs, f"{CARD} of {self.repo_id} on the Hub"
         if own is not None and (self.new_card or theirs is None or pulled_digest(self.run, CARD) == sha256(theirs.encode())):
@@ -225,14 +231,14 @@ class _Push:
         if not (folder / ONNX_FILE).exists():
             if ONNX_FILE in theirs:
                 found = self._download(ONNX_FILE, head)
-                if model_checksum(self.staged.model).encode() in found.read_bytes():
+                if onnx_matches(found, self.staged.model):
                     (folder / ONNX_FILE).parent.mkdir(exist_ok=True)
                     shutil.copyfile(found, folder / ONNX_FILE)
                     self.facts = None
             if not (folder / ONNX_FILE).exists() and not self.onnx_tried:
                 self.onnx_tried = True
                 export_if_possible(self.staged.model, folder / ONNX_FILE)
-        names = [name for name in theirs if name.count("/") == 1 and _matches(name, SAMPLES)]
+        names = [name for name in theirs if name.count("/") == 1 and matches(name, SAMPLES)]
         if names and not any((folder / "samples").glob("*")):
             (folder / "samples").mkdir(exist_ok=True)
             for name in names:
@@ -243,8 +249,10 @@ class _Push:
         record = {}
         if FIGURES_RECORD in theirs:
             with contextlib.suppress(UserError):  # a damaged one is replaced or deleted
-                record = parse_figures_record(self._download(FIGURES_RECORD, head).read_bytes())
-        stale = [name for name in theirs if _matches(name, STALE) or is_our_figure(name, record)]
+                record = figures_record(self._download(FIGURES_RECORD, head))
+        stale = [name for name in theirs if matches(name, STALE) or is_our_figure(name, record)]
+        exports = [name for name in theirs if matches(name, [ONNX]) and not (self.staged.folder / name).exists()]
+        stale += [name for name in exports if not onnx_matches(self._download(name, head), self.staged.model)]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
             stale += [name for name in OLD_FILES if name in theirs]
         return stale
@@ -284,8 +292,8 @@ class _Push:
         return "\n".join([*lines, *difflib.unified_diff(old, new, "card on the Hub", "card to push", lineterm="")])
 
 
-def export_if_possible(model, path: Path) -> bool:
-    """Write the ONNX export of `model` to `path`; where a package is missing, say so and return False."""
+def export_if_possible(model, path: Path) -> None:
+    """Write the ONNX export of `model` to `path`; where a package is missing, say so."""
     from eanet.export import export_onnx
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -293,8 +301,6 @@ def export_if_possible(model, path: Path) -> bool:
         export_onnx(model, path)
     except UserError as error:
         print(f"{ONNX_FILE} is left out: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def _updates_to(own: str, facts: dict, text: str) -> bool:
@@ -319,7 +325,3 @@ def _is_same(path: Path, file) -> bool:
     if file.lfs is not None:
         return file.lfs.sha256 == sha256(content)
     return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's name for it
-
-
-def _matches(name: str, patterns) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
