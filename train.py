@@ -24,6 +24,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from eanet.cli import (  # noqa: E402
+    check_backend,
     closed_fraction,
     fraction,
     non_negative_float,
@@ -44,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     _add_data_options(parser)
     add = parser.add_argument
-    add("--output", metavar="DIR", help="run folder (default: runs/PRESET)")
+    add("--output", metavar="DIR", help="run folder (default: runs/PRESET, or runs/tuned with --init-from)")
     add("--resume", action="store_true", help="fail unless there is a run to resume; without this, resume if there is one")
     add("--json", action="store_true", help="print the full result of a training run as JSON instead of a summary")
 
@@ -126,10 +127,13 @@ def main(argv=None) -> int:
         print(json.dumps(inspect(dataset)))
         return 0
     quiet_tensorflow()
+    if not args.export:
+        check_backend()
     if args.export:
         from eanet.saving import add_saved_model
 
         add_saved_model(args.export)
+        print(f"wrote the SavedModel in {args.export}")
         return 0
     if args.evaluate_only:
         from eanet.evaluation import evaluate_model, summary

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eanet.cli import UserError, printable, quiet_tensorflow
+from eanet.cli import UserError, check_backend, printable, quiet_tensorflow
 
 STDIN = "-"
 RUNTIMES = ("keras", "onnx")
@@ -93,7 +93,7 @@ def find_images(paths) -> list[str]:
         UserError: a path does not exist, a folder has no images, or "-" is given twice.
     """
     if paths.count(STDIN) > 1:
-        raise UserError("-: standard input holds only one image; give it one time")
+        raise UserError("-: standard input holds one image; give - only once")
     files: list[str] = []
     for path in paths:
         try:
@@ -140,6 +140,7 @@ def load_model(name: str, runtime: str = "keras"):
     from modeling_eanet import from_pretrained_keras
 
     quiet_tensorflow()
+    check_backend()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns a dozen times if the weights do not fit; the error says it in one line
         try:
@@ -196,15 +197,18 @@ def _load(name, config):
     from eanet import images
 
     try:
-        return images.load_image(io.BytesIO(_read_stdin()) if name == STDIN else name, config)
+        return images.load_image(_read_stdin() if name == STDIN else name, config)
     except (OSError, ValueError, MemoryError) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _read_stdin() -> bytes:
+def _read_stdin() -> io.BytesIO:
     if sys.stdin is None:
         raise OSError("standard input is closed")
-    return sys.stdin.buffer.read()
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise OSError("standard input is empty")
+    return io.BytesIO(content)
 
 
 def write_text(results: Iterable[Result], out) -> None:

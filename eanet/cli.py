@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import json
 import logging
 import os
@@ -167,6 +168,15 @@ non_negative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number, 
 # TensorFlow's messages ------------------------------------------------------------------------------------------------
 
 
+def check_backend() -> None:
+    """Raise UserError if the package of Keras' backend, which KERAS_BACKEND names, is not installed."""
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if name not in ("tensorflow", "jax", "torch"):
+        raise UserError(f"KERAS_BACKEND={printable(name)}: must be tensorflow, jax or torch")
+    if importlib.util.find_spec("keras") and importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed; `pip install {name}`, or set KERAS_BACKEND to another backend of Keras")
+
+
 def quiet_tensorflow() -> None:
     """Silence TensorFlow's log, including what its C++ code prints while it is imported. Call it before that import."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -182,12 +192,12 @@ class _QuietImport(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name != "tensorflow":
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def quietly(module):
+                sys.meta_path.remove(self)
                 with _native_stderr_silenced():
                     execute(module)
                     module.config.list_physical_devices()  # the first look for a GPU prints too

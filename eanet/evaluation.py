@@ -131,10 +131,10 @@ def summary(results: dict) -> str:
     """Return the main figures of an eval_results.json in two lines."""
     dataset, model = results["dataset"], results["model"]
     measured_on = dataset["name"] if dataset["note"] else f"{dataset['name']}, {dataset['split']} split"
+    top5 = f"top-5 {100 * results['top5_accuracy']:.1f}%, " if results["top5_accuracy"] < 1 else ""  # with few classes
     return (
-        f"top-1 {100 * results['accuracy']:.1f}%, top-5 {100 * results['top5_accuracy']:.1f}%, loss {results['loss']:.3f} "
-        f"on {results['num_images']:,} images of {measured_on}\n"
-        f"{model['parameters']:,} parameters, preset {model['preset']}"
+        f"top-1 {100 * results['accuracy']:.1f}%, {top5}loss {results['loss']:.3f} on {results['num_images']:,} images of "
+        f"{measured_on}\n{model['parameters']:,} parameters, preset {model['preset']}"
     )
 
 

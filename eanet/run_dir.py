@@ -158,14 +158,15 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         return None
     settings = read_settings(output)
     same_weights = _same_initial_weights(config, settings)
-    for name, value in (dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)).items():
+    options = dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)
+    for name, value in sorted(options.items(), key=lambda option: option[0] != "init_from"):  # it decides on the others
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
         same = recorded == value
         if name == "init_from" and same_weights is not None:
             same, recorded = same_weights, f"{recorded} (other weights)"
         if not same:
             raise UserError(
-                f"output {output}: holds another run, with {name} {recorded} instead of {value}; "
+                f"output {output}: holds another run, with {name} {_shown(recorded)} instead of {_shown(value)}; "
                 "use another folder, or that run's options to resume it"
             )
     if config.resume and not (output / CHECKPOINT_FILE).is_file():
@@ -179,6 +180,10 @@ def _same_initial_weights(config: TrainConfig, settings: dict) -> bool | None:
     if not recorded or not config.init_from or not (Path(config.init_from) / WEIGHTS_FILE).is_file():
         return None
     return weights_checksum(config.init_from) == recorded
+
+
+def _shown(value) -> str:
+    return "none" if value is None else str(value)
 
 
 def _ancestors_on_same_data(settings: dict) -> list[dict]:

@@ -66,8 +66,9 @@ def train(config: TrainConfig) -> dict:
     if start:
         _log(f"resuming after epoch {start} of {config.epochs}")
     _log(
-        f"{model.count_params():,} parameters, {len(training):,} images, {config.epochs} epochs of {len(batches)} steps; "
-        "the first step compiles the graph"
+        f"{model.count_params():,} parameters, {len(training):,} training images"
+        + (f" ({len(validation):,} held out for validation)" if validation and run.dataset.validation is None else "")
+        + f", epochs: {config.epochs}, steps per epoch: {len(batches)}; the first step compiles the graph"
     )
     elapsed = _train_epochs(config, model, batches, validation, checkpoint, history, elapsed)
 
@@ -274,8 +275,9 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -
 def training_summary(results: dict, folder) -> str:
     """Return what a run achieved, where it is, and the next command, in four lines."""
     training = results["training"]
+    epochs = f"{training['epochs']} epoch{'s' * (training['epochs'] != 1)}"
     return (
-        f"{summary(results)}, trained for {training['epochs']} epochs in {duration(training['wall_time_s'])}\n"
+        f"{summary(results)}, trained for {epochs} in {duration(training['wall_time_s'])}\n"
         f"written to {folder}: the model, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
         f"next: python inference.py IMAGE --model {shlex.quote(str(folder))}"
     )

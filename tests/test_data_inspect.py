@@ -78,7 +78,7 @@ def test_run_says_and_records_what_it_found(folder, tmp_path, capsys):
     assert results["training"]["recipe"]["class_weights"] == "balanced"
     assert "--class-weights balanced" in results["training"]["command"]
     assert run_main(train, *options) == 2
-    message = "holds another run, with class_weights balanced instead of None"
+    message = "holds another run, with class_weights balanced instead of none"
     assert message in only_line(capsys.readouterr().err)
 
 

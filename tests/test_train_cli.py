@@ -63,7 +63,7 @@ def test_json_prints_the_result_and_progress_goes_to_standard_error():
     classes, sizes, left_out, first, *lines = err.splitlines()
     assert classes == "cifar-100-python: 3 classes (red, green, blue)" and left_out == "left out: nothing"
     assert sizes == "images: 320 train, no validation split, 64 test"
-    assert "256 images, 5 epochs of 16 steps" in first
+    assert "256 training images (64 held out for validation), epochs: 5, steps per epoch: 16" in first
     assert [line.split()[:2] for line in lines] == [["epoch", f"{i}/{EPOCHS}"] for i in range(1, EPOCHS + 1)]
 
 
@@ -90,6 +90,7 @@ def test_eval_results_have_the_documented_schema():
             "init_from": None,
             "parent_run": None,
             "data_crc32": settings["data_crc32"],
+            "stratified": False,
             "backend": f"tensorflow {tf.__version__}",
             "final_loss": read_json(finished()[0] / "history.json")["loss"][-1],
             "command": command,
@@ -143,8 +144,8 @@ def test_bad_architecture_is_one_line(options):
 def test_evaluating_needs_a_model():
     status, _, err = main("--evaluate-only", "--data", "somewhere")
     assert status == 2 and err.splitlines()[-1] == "train.py: error: --evaluate-only needs --model DIR_OR_REPO"
-    status, _, err = main("--evaluate-only", "--model", ".", "--split", "validation")
-    assert status == 2 and "--split" in err.splitlines()[-1] and "validation" in err.splitlines()[-1]
+    status, _, err = main("--evaluate-only", "--model", ".", "--split", "other")
+    assert status == 2 and "--split" in err.splitlines()[-1] and "other" in err.splitlines()[-1]
 
 
 def test_missing_data(tmp_path):
@@ -157,7 +158,7 @@ def test_bug_is_a_traceback(monkeypatch):
     """Only what a person can cause is one line."""
     for bug in (TypeError, KeyError, ValueError):
 
-        def evaluate_model(*args, bug=bug):
+        def evaluate_model(*args, bug=bug, **kwargs):
             raise bug("a programming error")
 
         monkeypatch.setattr(evaluation, "evaluate_model", evaluate_model)
