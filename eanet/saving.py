@@ -131,11 +131,14 @@ def model_checksum(model, config=None) -> str:
 
 def checksum_matches(model, recorded: str | None, config=None) -> bool:
     """Return whether `recorded` is the checksum of `model`, in this form or the older one, which hashed all settings."""
-    if recorded == model_checksum(model, config):
-        return True
+    return recorded in _checksums(model, config)
+
+
+def _checksums(model, config=None) -> tuple[str, str]:
     settings = config_of(model, config).to_dict()
     settings = {name: settings[name] for name in _OLD_CHECKSUM_FIELDS}
-    return recorded == _with_weights(model, zlib.crc32(json.dumps(settings, sort_keys=True).encode()))
+    old = _with_weights(model, zlib.crc32(json.dumps(settings, sort_keys=True).encode()))
+    return model_checksum(model, config), old
 
 
 def _with_weights(model, checksum: int) -> str:
@@ -189,9 +192,9 @@ def _write_saved_model(model, directory) -> None:
 
 def _remove_stale(directory: Path, model, saved_model: bool) -> None:
     """Remove the SavedModel if none is written now, and exports made from other weights."""
-    checksum = model_checksum(model).encode()
+    checksums = [checksum.encode() for checksum in _checksums(model)]
     exports = [*directory.glob("onnx/*.onnx"), directory / LEGACY_ONNX_FILE]
-    stale = [path for path in exports if path.is_file() and checksum not in path.read_bytes()]
+    stale = [path for path in exports if path.is_file() and not any(map(path.read_bytes().__contains__, checksums))]
     stale += [] if saved_model else [directory / name for name in SAVED_MODEL_FILES]
     for path in stale:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
