@@ -120,9 +120,8 @@ def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, 
     for entry, answer in zip(widget, answers, strict=False):
         assert [(o["label"], o["score"]) for o in entry["output"]] == [(a["label"], round(a["score"], 4)) for a in answer]
     for path, answer in zip(samples, answers, strict=True):
-        row = next(line for line in card.splitlines() if line.startswith(f"| [{path.name}]"))
-        shown = re.findall(r"(\w+)\** (\d+\.\d)%", row)
-        assert [label for label, _ in shown] == [a["label"] for a in answer]
+        shown = re.search(rf"\]\(samples/{path.name}\): \**(\w+?)\** (\d+)%", card)
+        assert shown and shown.groups() == (answer[0]["label"], f"{100 * answer[0]['score']:.0f}")
     (notebook,) = (name for name in after if name.endswith(".ipynb"))
     assert all(not cell.get("outputs") for cell in json.loads(after[notebook].content)["cells"])
 
@@ -159,7 +158,7 @@ def test_samples_on_the_hub_stay_and_are_answered_again(full_hub, session, run):
     assert done.code == 0 and "CIFAR-100" in done.err and "--new-card" in done.err  # words about other data: a warning
     files, card = full_hub.repos[REPO].head().files, card_on(full_hub)
     assert samples and all(files[name] == file for name, file in samples.items())
-    assert "[apple.png]" in card and "top-1 right" not in card
+    assert "[apple](samples/apple.png)" in card and "top-1 right" not in card
     assert {o["label"] for entry in front_matter(card)["widget"] for o in entry["output"]} == {"red", "green", "blue"}
     assert "uoft-cs/cifar100" not in front_matter(card).get("datasets", [])
 
