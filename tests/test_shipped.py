@@ -103,7 +103,7 @@ def test_results_have_the_documented_keys():
 def test_hold_out_accuracy_is_called_hold_out():
     assert RESULTS["num_images"] == 5000
     assert RESULTS["dataset"]["split"] == "hold-out" and "hold-out" in RESULTS["dataset"]["name"]
-    assert RESULTS["dataset"]["name"] in region("results")
+    assert "| hold-out, 5,000 images | **" in region("results") and "used for selection" in region("summary")
 
 
 def test_history_and_logs_are_those_of_the_run():
@@ -142,12 +142,10 @@ def test_samples_are_named_after_classes():
 
 def test_card_shows_the_predictions_on_the_samples(model):
     table, answers = region("samples"), classify(model, SAMPLES)
-    for path, answer in zip(SAMPLES, answers, strict=True):
-        row = next(line for line in table.splitlines() if line.startswith(f"| [{path.name}]"))
-        for cell, p in zip(row.strip("| ").split(" | ")[1:], answer[:3], strict=True):
-            label, percent = cell.removesuffix("%").rsplit(" ", 1)
-            assert label == (f"**{p['label']}**" if p["label"] == label_of(path) else p["label"]), row
-            assert float(percent) == pytest.approx(100 * p["score"], abs=0.11), row
+    for path, (first, *_) in zip(SAMPLES, answers, strict=True):
+        label, percent = re.search(rf"\(samples/{path.name}\): (\S.*?) (\d+)%", table).groups()
+        assert label == (f"**{first['label']}**" if first["label"] == label_of(path) else first["label"])
+        assert float(percent) == pytest.approx(100 * first["score"], abs=0.6)
     answers = [[p["label"] for p in answer] for answer in answers]
     top1 = sum(label_of(path) == answer[0] for path, answer in zip(SAMPLES, answers, strict=True))
     top5 = sum(label_of(path) in answer for path, answer in zip(SAMPLES, answers, strict=True))
