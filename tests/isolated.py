@@ -14,7 +14,7 @@ CLIENTS = Path(__file__).parent / ".clients"
 LOAD_WITH_KERAS = """
 import sys, numpy as np, keras
 assert keras.__version__.startswith(sys.argv[4]), keras.__version__
-assert not [name for name in sys.modules if "eanet" in name]
+assert not [name for name in sys.modules if name.split(".")[0] in ("eanet", "modeling_eanet")]
 model = keras.saving.load_model(sys.argv[1], safe_mode=True)
 np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
 """

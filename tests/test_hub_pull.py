@@ -70,7 +70,7 @@ def test_a_partial_pull_keeps_your_files_and_removes_old_logs(pushed, session, h
     back = tmp_path / "back"
     assert session.pull(back, "--logs-only").code == 0
     (back / "config.json").write_text("mine")
-    assert "config.json is there and of your own" in error_line(session.pull(back), 2)
+    assert "config.json already exists and was not pulled; move it" in error_line(session.pull(back), 2)
     assert (back / "config.json").read_text() == "mine"
 
     name = "logs/train/events.out.tfevents.2"

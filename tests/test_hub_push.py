@@ -172,8 +172,8 @@ def test_a_dry_run_changes_nothing(session, run, hub):
     done = session.push(run, "--dry-run")
     assert re.search(r"delete +9 bytes  logs/train/events\.out\.tfevents\.old", done.out)
     assert re.search(r"changed .*eval_results\.json", done.out) and re.search(r"unchanged .*config\.json", done.out)
-    assert re.search(r"^-.* colours .*100\.00%", done.out, re.MULTILINE)
-    assert re.search(r"^\+.* colours .*50\.00%", done.out, re.MULTILINE)
+    assert re.search(r"^-\| \*\*this model.*100\.00%", done.out, re.MULTILINE)
+    assert re.search(r"^\+\| \*\*this model.*50\.00%", done.out, re.MULTILINE)
     assert hub.repos[REPO].head().sha == before and hub.count("", "POST") == posts
 
 

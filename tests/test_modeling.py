@@ -346,6 +346,7 @@ def test_modeling_alone(tmp_path):
     code = """
 import sys, numpy as np
 sys.path = [""] + [p for p in sys.path if p not in ("", sys.argv[1])]
+sys.meta_path = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]  # `pip install -e`
 from modeling_eanet import from_pretrained_keras
 model = from_pretrained_keras(".")
 probabilities = model.predict(np.full((2, 32, 32, 3), 128, np.uint8), verbose=0)

@@ -105,3 +105,7 @@ def test_bad_arguments_are_named_and_change_nothing(run, tree, tmp_path):
     with pytest.raises(UserError, match=r"history\.json is damaged"):
         promote(broken, tree=tree)
     assert content(tree) == before
+    text = (tree / "config.json").read_text(encoding="utf-8")
+    (tree / "config.json").write_text(text.replace('"apple"', '"quince"'), encoding="utf-8")
+    with pytest.raises(UserError, match="has other classes than the model here"):
+        promote(run, tree=tree)

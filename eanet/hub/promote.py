@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from eanet.cli import UserError, atomic_path, first_line, temporary_folder, write_text
+from eanet.cli import UserError, atomic_path, first_line, require, temporary_folder, write_text
 from eanet.hub.card import repository_of, update_card
 from eanet.hub.card_facts import collect_facts
 from eanet.hub.download import matches
@@ -21,6 +21,7 @@ from eanet.hub.provenance import (
 )
 from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, ONNX, TREE, clear_outputs, same_architecture, stage_run
 from eanet.hub.upload import export_if_possible
+from eanet.loaded_model import load_config
 from eanet.run_dir import HISTORY_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
@@ -46,13 +47,18 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
         What was done, in several lines.
 
     Raises:
-        UserError: the run does not belong together, or `tree` is not a repository with a card.
+        UserError: the run does not belong together or has other classes, matplotlib is missing, or `tree` is not a
+            repository with a card.
     """
     repo_id = _check(run, data, tree)
     commands = _commands(tree, data)
     with temporary_folder(prefix="eanet-promote-") as folder:
         print(f"checking {run} …", file=sys.stderr)
         staged = stage_run(run, folder, tree)
+        if load_config(folder).id2label != load_config(tree).id2label:
+            raise UserError(
+                f"{run}: has other classes than the model here, which {CARD} describes; push it to a repository of its own"
+            )
         if not (folder / ONNX_FILE).exists():
             export_if_possible(staged.model, folder / ONNX_FILE)
         new = [name for name in _files(folder) if matches(name, INSTALLED)]
@@ -82,6 +88,8 @@ def _check(run: Path, data: str | None, tree: Path) -> str:
         raise UserError(f"{run}: is the repository itself; give the folder of a run")
     if data is not None and not Path(data).exists():
         raise UserError(f"{data}: no such file or folder")
+    if (tree / "tools" / "draw_figures.py").is_file():
+        require("matplotlib", "`pip install matplotlib` to draw the figures")
     repo_id = repository_of((tree / CARD).read_text(encoding="utf-8"))
     if repo_id is None:
         raise UserError(f"{tree / CARD}: its code must load the model from one Hub repository, user/name")
