@@ -157,7 +157,7 @@ def test_run_without_tensorflow_and_export_after_it(tmp_path):
     assert_logs_match_history(folder)
 
     before = shutil.copytree(folder, tmp_path / "before")
-    assert main("--export", folder) == (0, "", "")
+    assert main("--export", folder) == (0, f"wrote the SavedModel in {folder}\n", "")
     assert files_in(folder).keys() == ARTEFACTS
     assert_same_weights(folder, before)
     for name in ("checkpoint.npz", "history.json", "eval_results.json", "settings.json"):
