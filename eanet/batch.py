@@ -16,11 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from eanet.cli import UserError, check_backend, printable, quiet_tensorflow
+from eanet.images import image_suffixes, is_hidden
 
 STDIN = "-"
 RUNTIMES = ("keras", "onnx")
-# Formats that Pillow lists but only writes, or leaves to other programs.
-NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF")
 
 
 class Result(NamedTuple):
@@ -85,7 +84,7 @@ def classify_to(out, paths, *, model_name, runtime="keras", top_k=None, output_f
 
 
 def find_images(paths) -> list[str]:
-    """Return the image files behind `paths`, searching folders recursively, in order of name.
+    """Return the image files behind `paths`, searching folders recursively, without hidden files, in order of name.
 
     Files and folders without read permission are included: reading them gives the reason.
 
@@ -110,13 +109,12 @@ def find_images(paths) -> list[str]:
 
 
 def _images_in(folder) -> list[str]:
-    from PIL import Image
-
-    suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name not in NOT_READ}
     found: list[Path] = []
     denied: list[OSError] = []
-    for parent, _, names in os.walk(folder, onerror=denied.append):
-        found += [Path(parent, name) for name in names if Path(name).suffix.lower() in suffixes]
+    for parent, folders, names in os.walk(folder, onerror=denied.append):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        visible = (Path(parent, name) for name in names if not is_hidden(name))
+        found += [path for path in visible if path.suffix.lower() in image_suffixes()]
     return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
 
 

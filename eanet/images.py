@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 
@@ -9,12 +10,51 @@ import numpy as np
 
 from modeling_eanet import EANetConfig, UserError, first_line
 
+UNKNOWN, EMPTY = "unknown image format", "empty file"
+LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
+LFS_HINT = "a Git LFS pointer, not the data; run `git lfs pull`"
+HEIF_HINT = "HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`"
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
+# Formats that Pillow leaves to other programs.
+_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+# Copies and indexes that file managers, archivers and Jupyter make; names that begin with a dot are hidden too.
+_HIDDEN = "__macosx|thumbs.db|ehthumbs.db|desktop.ini|icon\r|@eadir|$recycle.bin|system volume information".split("|")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder of this name is to be skipped when a folder is searched for images."""
+    return name.startswith(".") or name.lower() in _HIDDEN
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of the formats that are read as images, in lower case and with the dot."""
+    from PIL import Image
+
+    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN and name not in _NOT_READ}
+    return frozenset(suffixes.union(_HEIF_SUFFIXES))
+
+
+def register_heif() -> bool:
+    """Make Pillow read HEIC and HEIF, if pillow-heif is installed; return whether it does."""
+    from PIL import Image
+
+    if "HEIF" not in Image.OPEN:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            return False
+        register_heif_opener()
+    return True
+
 
 def load_image(source, config: EANetConfig) -> np.ndarray:
     """Load an image and resize it to the model's input.
 
     Applies the EXIF orientation, puts transparency over white, converts any mode to RGB (deeper pixels scaled to 8 bits),
     takes the first frame of an animation file and squashes it to the square `config.image_size` by `config.interpolation`.
+    Reads what Pillow reads, and HEIC where pillow-heif is installed.
 
     Args:
         source: path, open binary file, PIL image, or array (height, width, 3) or (height, width). A uint8 array or a float
@@ -39,10 +79,10 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
                 return _resize(_from_array(np.asarray(source)), config)
             if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
                 raise UserError(f"{type(source).__name__}: must be a path, an open file, a PIL image or an array")
-            with Image.open(source) as image:
+            with _open(source) as image:
                 return _resize(_to_rgb(_upright(image), image.format), config)
     except UnidentifiedImageError:
-        raise UserError("unknown image format") from None
+        raise UserError(UNKNOWN) from None
     except Image.DecompressionBombError as error:
         raise UserError(first_line(error)) from None
     except (UserError, MemoryError):
@@ -51,6 +91,36 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UserError(f"damaged image ({first_line(error)})") from None
+
+
+def _open(source):
+    """Open an image file. Pillow learns to read HEIC when there is one; what else it does not know gets a reason."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        head = _first_bytes(source)
+        if head is not None and not head:
+            raise UserError(EMPTY) from None
+        if head and head.startswith(LFS_PREFIX):
+            raise UserError(LFS_HINT) from None
+        if not head or head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+            raise
+        if not register_heif():
+            raise UserError(HEIF_HINT) from None
+        return Image.open(source)
+
+
+def _first_bytes(source) -> bytes | None:
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return file.read(64)
+    try:
+        source.seek(0)
+    except (AttributeError, OSError):  # a stream, which Pillow has read to its end
+        return None
+    return source.read(64)
 
 
 def _upright(image):

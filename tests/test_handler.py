@@ -74,7 +74,7 @@ def test_batch_gets_a_list_per_image_in_order(handler, images):
         ({"inputs": ["AAAA"] * 257}, ["inputs", "257 images"]),
         ({"inputs": "no base64!"}, ["inputs", "base64"]),
         ({"inputs": "AAAA"}, ["inputs", "format"]),
-        ({"inputs": b""}, ["inputs", "format"]),
+        ({"inputs": b""}, ["inputs", "empty"]),
         ({"inputs": "x", "parameters": []}, ["parameters", "list"]),
         ({"inputs": "x", "parameters": {"topk": 1}}, ["parameters", "topk", "top_k"]),
         ({"inputs": "x", "parameters": {"top_k": 0}}, ["parameters", "top_k", "0"]),

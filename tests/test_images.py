@@ -11,6 +11,7 @@ import pytest
 from conftest import encoded, noise, tiny_config
 from PIL import Image, ImageDraw
 
+from eanet import images
 from eanet.images import load_image
 from modeling_eanet import INTERPOLATIONS, UserError
 
@@ -386,6 +387,35 @@ def test_damaged_file_raises_os_error_or_user_error(opened):
                 failed += 1
                 assert str(error) and "\n" not in str(error), fmt
     assert failed > (40 if opened else 100)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+@pytest.mark.parametrize("kind", ["path", "file"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"text", "unknown image format"),
+        (b"", "empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (HEIC, "pip install pillow-heif"),
+    ],
+)
+def test_file_that_is_no_image_gets_a_reason(content, reason, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "register_heif", lambda: False)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=reason):
+        load_image(tmp_path / "a.jpg" if kind == "path" else io.BytesIO(content), CONFIG)
+
+
+def test_heic_is_read(tmp_path, monkeypatch):
+    heif = pytest.importorskip("pillow_heif")
+    monkeypatch.setattr(Image, "OPEN", {name: opener for name, opener in Image.OPEN.items() if name != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    heif.from_pillow(Image.new("RGB", (64, 64), (200, 40, 40))).save(tmp_path / "a.heic")
+    for source in (tmp_path / "a.heic", io.BytesIO((tmp_path / "a.heic").read_bytes())):
+        assert np.abs(load_image(source, CONFIG).astype(int) - (200, 40, 40)).max() < 6
 
 
 @pytest.mark.parametrize("error", [SyntaxError("broken PNG file"), struct.error("unpack"), KeyError(3)])

@@ -53,8 +53,9 @@ def found(*paths):
 
 
 def test_folders_are_searched_recursively_in_order_of_name(tmp_path):
-    wanted = ["Z.PNG", "a/x.png", "a/y/z.jpeg", "a-b/y.webp", "a.png", "b.TIFF", "folder.png/in it.gif"]
+    wanted = ["Z.PNG", "a/x.png", "a/y/z.jpeg", "a-b/y.webp", "a.png", "b.TIFF", "c.HEIC", "folder.png/in it.gif"]
     others = ["notes.txt", "a/README", "config.json", "model.weights.h5", "paper.pdf", "a/figure.eps", "film.mpg", "png"]
+    others += ["._a.png", ".DS_Store", "a/.ipynb_checkpoints/x.png", "__MACOSX/a/x.png", "Thumbs.db"]
     for name in [*reversed(wanted), *others]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -15,7 +15,6 @@ from eanet.data.files import (
     Folder,
     LeftOut,
     has_images,
-    image_suffixes,
     is_lfs_pointer,
     looks_like_image,
     name_of,
@@ -27,6 +26,7 @@ from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
 from eanet.data.storage import DiskImages
 from eanet.data.tables import SUFFIXES, list_tables
+from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
 
 __all__ = [

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from eanet.cli import UserError, first_line, printable
-from eanet.data.files import LFS_HINT, MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut, is_hidden, is_lfs_pointer
+from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut, is_lfs_pointer
+from eanet.images import LFS_HINT, is_hidden
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, printable, require
-from eanet.data.files import LFS_HINT, LFS_PREFIX, Folder, name_of
+from eanet.data.files import Folder, name_of
 from eanet.data.splits import Dataset, Split
 from eanet.data.unpickle import load_pickle
+from eanet.images import LFS_HINT, LFS_PREFIX
 from modeling_eanet import CIFAR100_LABELS
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import pickle
@@ -20,16 +21,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eanet.cli import UserError
-from eanet.data.files import LFS_HINT, LFS_PREFIX, LeftOut, error_reason
+from eanet.data.files import LeftOut, error_reason
 from eanet.data.storage import DiskImages, ImageStore
+from eanet.images import EMPTY, UNKNOWN, load_image
 from modeling_eanet import EANetConfig
 
 CHUNK = 64  # images per task
 # Pillow releases Python's lock while it decodes, but half the time of a small image is Python code: from this number on,
 # processes are worth their start (0.4 s). 64-px JPEGs on two cores: two threads 0.8 times as fast as one, processes 1.75.
 MIN_FOR_PROCESSES = 2000
-UNKNOWN, EMPTY = "unknown image format", "empty file"
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
 
 
 class Sample(NamedTuple):
@@ -135,11 +135,6 @@ def decode_chunk(sources, config: EANetConfig) -> tuple[np.ndarray, list[str | N
     Returns:
         uint8 (n, image_size, image_size, 3), and for each why it cannot be read, or None.
     """
-    import io
-
-    from eanet.images import load_image
-
-    register_heif()
     images = np.zeros((len(sources), config.image_size, config.image_size, 3), np.uint8)
     reasons: list[str | None] = []
     for i, source in enumerate(sources):
@@ -149,41 +144,8 @@ def decode_chunk(sources, config: EANetConfig) -> tuple[np.ndarray, list[str | N
             images[i] = load_image(io.BytesIO(source) if isinstance(source, bytes) else source, config)
             reasons.append(None)
         except (OSError, UserError, MemoryError) as error:
-            reasons.append(_reason(source, error))
+            reasons.append(error_reason(error))
     return images, reasons
-
-
-def _reason(source, error) -> str:
-    """Return why an image cannot be read, from its first bytes where they say more than the error."""
-    head = b""
-    if isinstance(source, bytes):
-        head = source[:64]
-    elif not isinstance(source, Exception):
-        try:
-            with open(source, "rb") as file:
-                head = file.read(64)
-        except OSError:
-            return error_reason(error)
-    if not head and not isinstance(source, Exception):
-        return EMPTY
-    if head.startswith(LFS_PREFIX):
-        return LFS_HINT
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and not register_heif():
-        return "HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`"
-    return error_reason(error)
-
-
-def register_heif() -> bool:
-    """Make Pillow read HEIC and HEIF, if pillow-heif is installed; return whether it does."""
-    from PIL import Image
-
-    if "HEIF" not in Image.OPEN:
-        try:
-            from pillow_heif import register_heif_opener
-        except ImportError:
-            return False
-        register_heif_opener()
-    return True
 
 
 # Worker processes -----------------------------------------------------------------------------------------------------

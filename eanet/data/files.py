@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eanet.cli import UserError, first_line, printable
+from eanet.images import LFS_PREFIX, image_suffixes, is_hidden
 
-# Copies and indexes that file managers, archivers and Jupyter make; names that begin with a dot are hidden too.
-HIDDEN = {
-    "__macosx",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    "icon\r",
-    "@eadir",
-    "$recycle.bin",
-    "system volume information",
-}
-LFS_PREFIX = b"version https://git-lfs.github.com/spec/"
-LFS_HINT = "a Git LFS pointer, not the data; run `git lfs pull`"
 MAX_DEPTH = 64  # of nested folders
 MAX_TEXT_BYTES = 2**28  # of a table or of a file of CIFAR; the largest official one has 155 MB
 MAX_BROKEN = 0.1  # fraction of the images
@@ -141,11 +128,6 @@ class LeftOut:
             )
 
 
-def is_hidden(name: str) -> bool:
-    """Return whether a file or folder of this name is never part of a data set."""
-    return name.startswith(".") or name.lower() in HIDDEN
-
-
 def is_lfs_pointer(path) -> bool:
     """Return whether the file at `path` is a Git LFS pointer: text that stands for a file that was not downloaded."""
     try:
@@ -204,17 +186,6 @@ def _is(test) -> bool:
 
 
 # What is an image -----------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def image_suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that are read as images, in lower case and with the dot."""
-    from PIL import Image
-
-    from eanet.batch import NOT_READ
-
-    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN and name not in NOT_READ}
-    return frozenset(suffixes | {".heic", ".heif", ".hif"})
 
 
 def looks_like_image(file: File) -> bool:

@@ -13,10 +13,11 @@ from typing import Any
 from eanet.cli import UserError, first_line, printable, require
 from eanet.data.build import build_dataset
 from eanet.data.decode import Sample
-from eanet.data.files import LFS_HINT, Folder, LeftOut, is_lfs_pointer, name_of
+from eanet.data.files import Folder, LeftOut, is_lfs_pointer, name_of
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.splits import Dataset
 from eanet.data.tables import LABEL_COLUMNS
+from eanet.images import LFS_HINT
 from modeling_eanet import EANetConfig
 
 HINT = "`pip install datasets` to read data sets in the Hub's formats"

@@ -12,8 +12,9 @@ import unicodedata
 
 from eanet.cli import UserError, first_line, printable
 from eanet.data.decode import Sample
-from eanet.data.files import LFS_HINT, LFS_PREFIX, File, Folder, LeftOut, looks_like_image, may_be_image, not_an_image
+from eanet.data.files import File, Folder, LeftOut, looks_like_image, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
+from eanet.images import LFS_HINT, LFS_PREFIX
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # These decide about the labels even where there are class folders; any other table only where there are none.
