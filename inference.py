@@ -7,7 +7,7 @@
     python inference.py cat.jpg --runtime onnx          its ONNX export, without TensorFlow
 
 Results go to standard output in the order of the paths, progress and errors to standard error. Exit status: 0, all
-images were classified; 1, some could not be read; 2, nothing was done.
+images were classified; 1, some could not be read; 2, none was classified.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> int:
     """Run the program and return its exit status."""
     args = parse_args(argv)
-    unreadable = classify_to(
+    classified, unreadable = classify_to(
         sys.stdout,
         args.paths,
         model_name=args.model,
@@ -54,7 +54,7 @@ def main(argv=None) -> int:
         output_format=args.format,
         batch_size=args.batch_size,
     )
-    return 1 if unreadable else 0
+    return 0 if not unreadable else 1 if classified else 2
 
 
 if __name__ == "__main__":

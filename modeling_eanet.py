@@ -118,7 +118,7 @@ class EANetConfig:
         for name in ("embed_dims", "depths", "num_heads", "slots", "head_dims"):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and len(value) == stages and all(map(_is_count, value))
-            self._require(fits, name, f"must be {stages} whole number(s), at least 1, one per stage")
+            self._require(fits, name, f"must be {stages} integer(s), at least 1, one per stage")
         conv, power_of_two = self.tokenizer == "conv", self.patch_size & (self.patch_size - 1) == 0
         self._require(not conv or power_of_two, "patch_size", "must be a power of two for the conv tokenizer")
         side = self.patch_size * 2 ** min(stages - 1, 30)
@@ -232,7 +232,7 @@ def _is_number(value) -> bool:
 
 
 _FIELD_RULES = (
-    ("image_size patch_size", _is_count, "must be a whole number of pixels, at least 1"),
+    ("image_size patch_size", _is_count, "must be an integer, at least 1 (pixels)"),
     ("shared_memory position_embedding final_norm", lambda v: isinstance(v, bool), "must be true or false"),
     ("tokenizer", ("patch", "conv").__contains__, 'must be "patch" or "conv"'),
     ("norm", NORMS.__contains__, f"must be one of {', '.join(NORMS)}"),
@@ -253,7 +253,7 @@ def _checked_labels(labels) -> dict[int, str]:
         labels = labels if isinstance(labels, dict) else dict(enumerate(labels))
         labels = {int(str(index)): label for index, label in labels.items()}
     except (TypeError, ValueError):
-        raise UserError("id2label: must be a list of names, or map whole numbers to names") from None
+        raise UserError("id2label: must be a list of names, or map integers to names") from None
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
         raise UserError(f"id2label: {len(labels)} keys; must be 0 to num_classes - 1, at least two classes")
     if not all(isinstance(label, str) and label for label in labels.values()) or len(set(labels.values())) < len(labels):
@@ -446,8 +446,8 @@ def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
-        hint = "`pip install huggingface_hub`, or give a folder"
-        raise UserError(f"{repo_id}: huggingface_hub, which downloads models, is not installed; {hint}") from None
+        hint = "for a model of this name on the Hub, `pip install huggingface_hub`"
+        raise UserError(f"{repo_id}: not a local folder; {hint}") from None
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(files), **hub_options))
     except (OSError, ValueError) as error:

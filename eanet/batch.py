@@ -30,7 +30,9 @@ class Result(NamedTuple):
     error: str | None = None
 
 
-def classify_to(out, paths, *, model_name, runtime="keras", top_k=None, output_format="text", batch_size=64) -> int:
+def classify_to(
+    out, paths, *, model_name, runtime="keras", top_k=None, output_format="text", batch_size=64
+) -> tuple[int, int]:
     """Classify files and folders, and write the results to a text stream as they come.
 
     Unreadable files get one line each on standard error. A closed pipe behind `out` ends the work silently.
@@ -45,7 +47,7 @@ def classify_to(out, paths, *, model_name, runtime="keras", top_k=None, output_f
         batch_size: images per batch, at least 1.
 
     Returns:
-        The number of files that could not be read.
+        The number of files that were classified, and of those that could not be read.
 
     Raises:
         UserError: a path does not exist or has no images, the model cannot be loaded, or `top_k` is too large.
@@ -78,9 +80,9 @@ def classify_to(out, paths, *, model_name, runtime="keras", top_k=None, output_f
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or Python flushes, and fails, again at exit
         if isinstance(error, BrokenPipeError):  # the reader, for example `head`, has seen enough
-            return 0
+            return len(files), 0
         raise
-    return unreadable
+    return len(files) - unreadable, unreadable
 
 
 def find_images(paths) -> list[str]:

@@ -86,7 +86,7 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
     """
     for name, value in (("top_k", top_k), ("batch_size", batch_size)):
         if not isinstance(value, numbers.Integral) or value < 1:
-            raise UserError(f"{name}={value}: must be a whole number, at least 1")
+            raise UserError(f"{name}={value}: must be an integer, at least 1")
     images = _as_list(images)
     config = config_of(model, config, labels=True)
 

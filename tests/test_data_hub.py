@@ -178,9 +178,9 @@ def test_lfs_pointer_instead_of_a_shard(tmp_path):
 def test_without_the_library(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    hint = "datasets is not installed; `pip install datasets` to read data sets in the Hub's formats"
-    assert error_of(tmp_path) == hint
-    assert error_of("user/name") == hint
+    assert error_of(tmp_path) == "datasets is not installed; `pip install datasets` to read data sets in the Hub's formats"
+    hint = "for a data set of this name on the Hub, `pip install datasets`"
+    assert error_of("user/name") == f"data user/name: no such file or folder; {hint}"
 
 
 # Repo ids -------------------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_repo_id_is_streamed(tmp_path, monkeypatch, capsys):
 
 
 def test_repo_id_that_cannot_be_reached():
-    assert error_of("user/no-such-set").startswith("user/no-such-set: neither a local path, nor can the Hub be reached")
+    assert error_of("user/no-such-set").startswith("user/no-such-set: no such file or folder, and the Hub cannot be reached")
 
 
 def test_files_of_a_streamed_set_are_downloaded(tmp_path, monkeypatch):

@@ -90,7 +90,7 @@ def test_image_on_standard_input(mean_colour, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("data", [b"", b"not an image", None])
 def test_bad_standard_input_gets_one_line(mean_colour, monkeypatch, capsys, data):
     monkeypatch.setattr(sys, "stdin", None) if data is None else give_stdin(monkeypatch, data)
-    assert run("-") == 1
+    assert run("-") == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert re.match(r"inference\.py: -: cannot be read as an image \([\w ]+\)$", only_line(err))
@@ -134,7 +134,7 @@ def test_json_and_csv_have_the_predictions(mean_colour, tmp_path, capsys):
 @pytest.mark.parametrize(("fmt", "wanted"), [("json", []), ("csv", [["image", "rank", "label", "score"]]), ("text", "")])
 def test_no_results_are_still_valid_output(mean_colour, tmp_path, capsys, fmt, wanted):
     (tmp_path / "empty.png").touch()
-    assert run(tmp_path / "empty.png", "--format", fmt) == 1
+    assert run(tmp_path / "empty.png", "--format", fmt) == 2
     out = capsys.readouterr().out
     assert {"json": json.loads, "csv": lambda t: list(csv.reader(io.StringIO(t))), "text": str}[fmt](out) == wanted
 
@@ -165,7 +165,7 @@ def test_odd_file_names_take_one_line(mean_colour, tmp_path, capsys):
     assert lines[6].endswith("/line\\nend.png")
     for path in paths:
         Path(path).write_text("no longer an image")
-    assert run(*paths, "--top-k", 1) == 1
+    assert run(*paths, "--top-k", 1) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == err.count("\n") == len(paths)
 

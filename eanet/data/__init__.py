@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -47,8 +48,13 @@ __all__ = [
 
 def check_data_path(path) -> None:
     """Raise UserError if there is nothing at `path`, and it cannot be a data set on the Hub; None is fine."""
-    if path is not None and not os.path.exists(path) and not is_repo_id(path):
+    if path is None or os.path.exists(path):
+        return
+    if not is_repo_id(path):
         raise UserError(f"data {path}: no such file or folder; give none to download CIFAR-100")
+    if importlib.util.find_spec("datasets") is None:
+        hint = "for a data set of this name on the Hub, `pip install datasets`"
+        raise UserError(f"data {path}: no such file or folder; {hint}")
 
 
 def load_dataset(

@@ -134,7 +134,7 @@ def open_tables(path, shards) -> dict[str, Any]:
 def _why(error: Exception) -> str:
     text = first_line(error)
     if re.search("onnection|ffline|Couldn't reach", text) or type(error).__name__ == "OfflineModeIsEnabled":
-        return f"neither a local path, nor can the Hub be reached for a data set of this name ({text})"
+        return f"no such file or folder, and the Hub cannot be reached for a data set of this name ({text})"
     if type(error).__name__ in ("DatasetNotFoundError", "RepositoryNotFoundError"):
         return "no such file or folder, and no such data set on the Hub (a private one needs a login: `hf auth login`)"
     return f"cannot be read as a data set ({text})"
