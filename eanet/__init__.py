@@ -21,8 +21,9 @@ __all__ = [name for names in _HOME.values() for name in names]  # noqa: PLE0604
 
 
 def __getattr__(name):
-    """Import public names when they are first used, so that `import eanet` stays fast."""
+    """Import public names when they are first used, so that `import eanet` stays fast; TensorFlow then starts quietly."""
     for module, names in _HOME.items():
         if name in names:
+            importlib.import_module("eanet.cli").quiet_tensorflow()
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -178,11 +178,16 @@ def check_backend() -> None:
 
 
 def quiet_tensorflow() -> None:
-    """Silence TensorFlow's log, including what its C++ code prints while it is imported. Call it before that import."""
+    """Silence TensorFlow's log, including what its C++ code prints while it is imported.
+
+    Does nothing if it is imported already, or if TF_CPP_MIN_LOG_LEVEL asks for its messages (0 or 1).
+    """
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("tensorflow", "tf2onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if "tensorflow" not in sys.modules and not any(isinstance(f, _QuietImport) for f in sys.meta_path):
+    if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
 
 

@@ -157,14 +157,30 @@ def test_tensorflow_is_imported_silently(before):
     code = f"""
 import os, sys
 {before}
-sys.path.insert(0, {str(ROOT)!r})
-from eanet.cli import quiet_tensorflow
-quiet_tensorflow(); quiet_tensorflow()
+from eanet import build_eanet, fold
 import keras, tensorflow as tf
 keras.Sequential([keras.layers.Dense(1)]).predict(tf.zeros((1, 2)), verbose=0)
 os.write(1, b"done")
 os.write(2, b"heard") if {not before} else None
 """
+    assert run_python(code) == (0, "done", "" if before else "heard")
+
+
+@pytest.mark.parametrize(("level", "first", "quiet"), [("1", "", False), ("2", "", True), (None, "tensorflow", False)])
+def test_messages_that_are_asked_for_are_kept(level, first, quiet):
+    """By TF_CPP_MIN_LOG_LEVEL, or by importing TensorFlow before. A stand-in for it is enough."""
+    code = f"""
+import logging, os, sys
+sys.modules.update({{name: None for name in {first.split()}}})
+import eanet
+eanet.build_eanet
+print(any(type(f).__name__ == "_QuietImport" for f in sys.meta_path), os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
+"""
+    assert run_python(code, level) == (0, f"{quiet} {level}\n", "")
+
+
+def run_python(code, level=None):
     env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"} | {"KERAS_BACKEND": "tensorflow"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done", "" if before else "heard")
+    env |= {"TF_CPP_MIN_LOG_LEVEL": level} if level else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120, cwd=ROOT)
+    return done.returncode, done.stdout, done.stderr
