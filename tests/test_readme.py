@@ -26,9 +26,9 @@ REPO = "keras-io/Image-Classification-using-EANet"
 RESULTS = json.loads((ROOT / "eval_results.json").read_text(encoding="utf-8"))
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SNIPPETS = [code for language, code in CODE.findall(README) if language == "python"]
-PREDICT, EVALUATE, TRAIN, FINE_TUNE, RESUME, PUSH, TEST, SHIPPED = (
-    code.strip() for language, code in CODE.findall(README) if language == "bash"
-)
+COMMANDS = [code.strip() for language, code in CODE.findall(README) if language == "bash"]
+PREDICT, TRAIN, FINE_TUNE, RESUME, PUSH, SHIPPED = COMMANDS
+(EVALUATE,) = re.findall("`(python train.py --evaluate-only [^`]+)`", README)
 
 # Stands in for `python`: instead of downloading CIFAR-100 it uses small data in the same layout; nothing else differs.
 PYTHON = """#!/bin/sh
@@ -138,12 +138,6 @@ def test_first_command_as_pasted(hub, tree, tmp_path):
         (tree / ".venv").symlink_to(sys.prefix)
 
 
-def test_test_command_is_what_ci_runs():
-    ci = (ROOT / ".ci" / "run").read_text()
-    _, install, test = TEST.split(" && ")
-    assert install.removeprefix(".venv/bin/pip install ") in ci and test.removeprefix(".venv/bin/python ") in ci
-
-
 def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
     results = json.loads(run(EVALUATE, tree, hub, tmp_path))
     assert results["num_images"] == 48 and results["model"] == RESULTS["model"]
@@ -203,4 +197,4 @@ def test_no_measured_number_stands_outside_the_regions():
 
 def test_body_is_short():
     body = re.sub(r"<details>.*?</details>", "", README, flags=re.DOTALL)
-    assert body.count("\n") <= 215 and len(body.split()) <= 1400
+    assert body.count("\n") <= 180 and len(body.split()) <= 1320
