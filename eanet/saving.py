@@ -38,7 +38,7 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
       `huggingface_hub.from_pretrained_keras` reads, written by TensorFlow and tf_keras in the deployment form.
 
     Everything is written to a temporary folder inside `directory` and then moved in file by file, so that a full disk or an
-    interruption leaves the old files. Exports made from other weights are removed.
+    interruption leaves the old files. Only then are exports made from other weights removed.
 
     Args:
         model: an EANet. Weights are saved in float32; optimizer state is not saved.
@@ -74,9 +74,9 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
             with dtype_policy("float32"):
                 _write_saved_model(deployment_form(clean), folder)
             names += SAVED_MODEL_FILES
-        _remove_stale(directory, clean, saved_model)
         for name in names:
             _replace(folder / name, directory / name)
+    _remove_stale(directory, clean, saved_model)
     return names
 
 
@@ -201,7 +201,14 @@ def _remove_stale(directory: Path, model, saved_model: bool) -> None:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """`os.replace` that also replaces a folder."""
-    if target.is_dir():
-        os.replace(target, source.with_name(source.name + ".old"))
-    os.replace(source, target)
+    """`os.replace` that also replaces a folder, and puts it back if that fails."""
+    if not target.is_dir():
+        os.replace(source, target)
+        return
+    old = source.with_name(source.name + ".old")
+    os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except OSError:
+        os.replace(old, target)
+        raise

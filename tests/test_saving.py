@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 
 import keras
@@ -65,7 +66,7 @@ def test_failed_download_names_the_repository(tmp_path):
 
 def test_download_without_the_hub_client_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="user/name: .*huggingface_hub.*pip install huggingface_hub"):
+    with pytest.raises(UserError, match="user/name: not a local folder; .*`pip install huggingface_hub`"):
         from_pretrained_keras("user/name")
 
 
@@ -118,18 +119,34 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_failed_save_leaves_the_old_files(tiny_model, tmp_path, monkeypatch):
-    folder = tmp_path / "model"
-    save_pretrained_keras(tiny_model, folder, saved_model=False)
+@pytest.mark.parametrize(("stage", "saved_model"), [("write", True), ("move", True), ("move", False)])
+def test_failed_save_leaves_the_old_files(stage, saved_model, tiny_folder, tmp_path, monkeypatch):
+    folder = copy_files([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
+    (folder / LEGACY_ONNX_FILE).write_bytes(b"of older weights")
     before = contents(folder)
 
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tf_keras.Model, "save", full)
+    monkeypatch.setattr(*((tf_keras.Model, "save") if stage == "write" else (os, "replace")), full)
     with pytest.raises(OSError, match="No space"):
-        save_pretrained_keras(build_eanet(tiny_config()), folder, saved_model=True)
+        save_pretrained_keras(build_eanet(tiny_config()), folder, saved_model=saved_model)
     assert contents(folder) == before and list(tmp_path.iterdir()) == [folder]
+
+
+def test_folder_that_cannot_be_replaced_is_put_back(tiny_folder, tmp_path, monkeypatch):
+    folder = copy_files([*KERAS_FILES, *SAVED_MODEL_FILES], tiny_folder, tmp_path / "model")
+    before, replace = contents(folder / "variables"), os.replace
+
+    def refuse(source, target):
+        if target == folder / "variables" and source.name == "variables":
+            raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError):
+        save_pretrained_keras(build_eanet(tiny_config()), folder, saved_model=True)
+    assert contents(folder / "variables") == before
 
 
 def test_without_tf_keras_the_saved_model_is_left_out(tiny_model, tmp_path, monkeypatch):
