@@ -1,11 +1,14 @@
 """Shared by the tests: a tiny architecture, generated data, and ways to run the programs."""
 
+import atexit
+import fcntl
 import io
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 
@@ -25,6 +28,11 @@ import modeling_eanet  # noqa: E402
 TINY = dict(embed_dims=(16, 24), depths=(1, 1), num_heads=(2, 2), slots=(4, 4), head_dims=(8, 12), drop_path=0.2)
 modeling_eanet.PRESETS["tiny"] = TINY
 LABELS = ("red", "green", "blue")
+# TensorFlow imports JAX and Keras matplotlib where they are installed, which takes a third of the time of a short process.
+LEAN = (
+    "import os, sys; lean = os.environ.get('KERAS_BACKEND') != 'jax'; "
+    "sys.modules.update(dict.fromkeys(('jax', 'matplotlib') if lean else ()))"
+)
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 
 
@@ -100,7 +108,7 @@ def copy_files(names, source, target):
 def run_program(name, *args, env=None, timeout=300, stdin=None, **kwargs):
     """Run `python NAME.py ARGS` with the preset "tiny"; return the CompletedProcess, with text output."""
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{name}.py'; import modeling_eanet; "
+        f"{LEAN}; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = '{name}.py'; import modeling_eanet; "
         f"modeling_eanet.PRESETS['tiny'] = {TINY!r}; import {name}; from eanet.cli import run; sys.exit(run({name}.main))"
     )
     return subprocess.run(
@@ -143,6 +151,27 @@ def only_line(text):
     return text[:-1]
 
 
+def pytest_configure(config):
+    """Make the folder of `shared`; the workers of pytest-xdist inherit its name."""
+    if "EANET_SHARED" not in os.environ:
+        os.environ["EANET_SHARED"] = folder = tempfile.mkdtemp(prefix="eanet-tests-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def shared(name, build):
+    """Return a folder with what `build(folder)` writes: built once, for all worker processes. Must not be changed."""
+    folder = Path(os.environ["EANET_SHARED"]) / name
+    done = folder.with_name(f"{name}.done")
+    with open(folder.with_name(f"{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            build(folder)
+            done.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def official(tmp_path_factory):
     """A folder with CIFAR-100's layout and colour images."""
@@ -151,18 +180,19 @@ def official(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """A freshly initialised tiny model."""
+    """A freshly initialised tiny model, the same in all worker processes."""
+    import keras
+
+    keras.utils.set_random_seed(20)
     return modeling_eanet.build_eanet(tiny_config())
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tiny_model, tmp_path_factory):
+def tiny_folder(tiny_model):
     """A folder with all that `save_pretrained_keras` writes."""
     from eanet.saving import save_pretrained_keras
 
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_pretrained_keras(tiny_model, folder, saved_model=True)
-    return folder
+    return shared("model", lambda folder: save_pretrained_keras(tiny_model, folder / "tiny", saved_model=True)) / "tiny"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import functools
 import shutil
 
 import pytest
-from conftest import run_program, write_official
+from conftest import run_main, shared, write_official
 from hub_server import Hub
 from hub_session import NEWEST, Session
 
@@ -47,19 +47,21 @@ def hub(session):
 
 
 @pytest.fixture(scope="session")
-def made_run(tmp_path_factory):
+def made_run():
     """A run of the tiny preset on generated images, with its ONNX export."""
+    return shared("made_run", _make_run) / "run"
+
+
+def _make_run(folder):
     import modeling_eanet
+    import train
     from eanet.export import export_onnx
 
-    folder = tmp_path_factory.mktemp("made")
-    data = write_official(folder / "colours")
+    data, run = write_official(folder / "colours"), folder / "run"
     recipe = ["--preset", "tiny", "--epochs", 2, "--batch-size", 64]
-    done = run_program("train", "--data", data, *recipe, "--output", folder / "run")
-    assert done.returncode == 0, done.stderr
-    (folder / "run" / "onnx").mkdir(exist_ok=True)
-    export_onnx(modeling_eanet.from_pretrained_keras(folder / "run"), folder / "run" / "onnx" / "model.onnx")
-    return folder / "run"
+    assert run_main(train, "--data", data, *recipe, "--output", run) == 0
+    (run / "onnx").mkdir()
+    export_onnx(modeling_eanet.from_pretrained_keras(run), run / "onnx" / "model.onnx")
 
 
 @pytest.fixture

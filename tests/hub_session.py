@@ -6,7 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from conftest import ROOT, TINY
+from conftest import LEAN, ROOT, TINY
 from hub_server import File
 from isolated import installed
 
@@ -16,7 +16,7 @@ TIMEOUT = 4  # seconds without a byte from the Hub
 SECRET = "hf_" + "pLANTEDsecret" * 3
 
 SETUP = f"""
-import sys
+{LEAN}
 sys.path.insert(0, {str(ROOT)!r})
 sys.argv[0] = "push_to_hub.py"
 import modeling_eanet

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import LEAN
 
 CLIENTS = Path(__file__).parent / ".clients"
 
@@ -71,7 +72,7 @@ def run_isolated(code, *args, images, path=None, backend="tensorflow", cwd):
     env |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "HF_HOME": str(cwd / "hf"), "PYTHONPATH": str(path or "")}
     folder, *rest = map(str, args)
     done = subprocess.run(
-        [sys.executable, "-c", code, folder, str(cwd / "in.npy"), str(out), *rest],
+        [sys.executable, "-c", f"{LEAN}\n{code}", folder, str(cwd / "in.npy"), str(out), *rest],
         env=env,
         cwd=cwd,
         capture_output=True,

@@ -6,10 +6,11 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT, run_program, write_official
+from conftest import ROOT, run_main, write_official
 from hub_server import LFS_NAMES, File, card_errors, front_matter
 from hub_session import REPO, card_on, change_accuracy, commit_by_hand, error_line
 
+import train
 from eanet.export import OnnxModel
 from eanet.hub.card import REGION
 from eanet.predict import classify
@@ -48,9 +49,8 @@ def cifar_run(tmp_path_factory):
     """A freshly trained run with the classes of CIFAR-100, and nothing else in its folder."""
     folder = tmp_path_factory.mktemp("fresh")
     data = write_official(folder / "cifar-100-python", train=128, labels=CIFAR100_LABELS)
-    done = run_program("train", "--data", data, "--preset", "tiny", "--epochs", 1, "--batch-size", 64, "--ema", 0,
-                       "--output", folder / "run")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    options = ["--preset", "tiny", "--epochs", 1, "--batch-size", 64, "--ema", 0, "--output", folder / "run"]
+    assert run_main(train, "--data", data, *options) == 0
     return folder / "run"
 
 

@@ -1,18 +1,17 @@
 """Runs that several test modules look at, trained when first asked for, and ways to run train.py."""
 
-import atexit
 import contextlib
 import functools
 import io
 import json
+import pickle
 import shutil
-import tempfile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import run_main, write_official
+from conftest import run_main, shared, write_official
 
 import eanet.trainer  # noqa: F401  # binds what without_saved_model patches
 import train
@@ -46,25 +45,22 @@ def train_config(*args):
 
 
 @functools.cache
-def _root():
-    root = Path(tempfile.mkdtemp(prefix="eanet-tests-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    return root
-
-
-@functools.cache
 def colours():
     """Return a data set in CIFAR-100's layout, for RECIPE."""
-    return write_official(_root() / "cifar-100-python", train=320, test=64)
+    return shared("colours", lambda folder: write_official(folder / "cifar-100-python", 320, 64)) / "cifar-100-python"
 
 
 @functools.cache
 def finished():
     """Return a finished run of RECIPE: (folder, standard output with --json, standard error). Must not be changed."""
-    folder = _root() / "finished" / "run"
-    status, out, err = main("--data", colours(), *RECIPE, "--output", folder, "--json")
-    assert status == 0, err
-    return folder, out, err
+
+    def build(folder):
+        status, out, err = main("--data", colours(), *RECIPE, "--output", folder / "finished" / "run", "--json")
+        assert status == 0, err
+        (folder / "printed.json").write_text(json.dumps([out, err]))
+
+    folder = shared("finished", build)
+    return folder / "finished" / "run", *read_json(folder / "printed.json")
 
 
 @functools.cache
@@ -73,9 +69,14 @@ def watched():
 
     "two epochs" next to the folder is a copy made after two epochs.
     """
+    folder = shared("watched", _watch)
+    with open(folder / "steps.pickle", "rb") as file:
+        return folder / "run", *pickle.load(file)
+
+
+def _watch(folder):
     import keras
 
-    folder = _root() / "watched" / "run"
     weights, rates = [], []
     train_on_batch, save = keras.Model.train_on_batch, run_dir.Checkpoint.save
 
@@ -88,15 +89,15 @@ def watched():
 
     def watch_epoch(checkpoint, history, elapsed):
         if len(history["loss"]) == 3:  # the third epoch is not saved yet
-            shutil.copytree(folder, folder.with_name("two epochs"))
+            shutil.copytree(folder / "run", folder / "two epochs")
         save(checkpoint, history, elapsed)
 
     with without_saved_model() as patch:
         patch.setattr(keras.Model, "train_on_batch", watch_step)
         patch.setattr(run_dir.Checkpoint, "save", watch_epoch)
-        status, _, err = main("--data", colours(), *RECIPE, "--output", folder)
+        status, _, err = main("--data", colours(), *RECIPE, "--output", folder / "run")
         assert status == 0, err
-    return folder, weights, rates
+    (folder / "steps.pickle").write_bytes(pickle.dumps((weights, rates)))
 
 
 def two_epochs(folder):
