@@ -74,13 +74,13 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
         images: a list of paths, PIL images or arrays (see `load_image`), or one array (n, height, width, 3).
         top_k: labels per image, at least 1; all of them where the model has fewer.
         batch_size: images at a time, at least 1.
-        config: class names and size for a model without them: an EANetConfig, a folder or a Hub repo id.
+        config: of a model that has none attached: an EANetConfig, a folder or a Hub repo id.
 
     Returns:
         Per image, in order, `[{"label": str, "score": float}, ...]`, scores in [0, 1], highest first.
 
     Raises:
-        UserError: an argument is out of range, the model has no class names, or an image is damaged; the message begins
+        UserError: an argument is out of range, the model has no configuration, or an image is damaged; the message begins
             with the image's index, as in `images[3]: ...`.
         OSError: a file cannot be read; the message begins likewise.
     """
@@ -88,7 +88,7 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
         if not isinstance(value, numbers.Integral) or value < 1:
             raise UserError(f"{name}={value}: must be an integer, at least 1")
     images = _as_list(images)
-    config = config_of(model, config, labels=True)
+    config = config_of(model, config)
 
     def load(index):
         try:

@@ -44,13 +44,13 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
         model: an EANet. Weights are saved in float32; optimizer state is not saved.
         directory: created if necessary.
         saved_model: whether to write the SavedModel; None for wherever that is possible.
-        config: EANetConfig, folder or Hub repo id of a model that has no class names (see `config_of`).
+        config: EANetConfig, folder or Hub repo id of a model that has none attached (see `config_of`).
 
     Returns:
         The names written, relative to `directory`.
 
     Raises:
-        UserError: `saved_model=True` without TensorFlow or tf_keras, or no class names.
+        UserError: `saved_model=True` without TensorFlow or tf_keras, or no configuration.
         OSError: the folder cannot be written.
     """
     import keras
@@ -60,7 +60,7 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
             "the SavedModel needs TensorFlow, tf_keras and KERAS_BACKEND=tensorflow; `pip install tensorflow tf_keras`"
         )
     saved_model = can_write_saved_model() if saved_model is None else saved_model
-    clean = inference_copy(model, config_of(model, config, labels=True))
+    clean = inference_copy(model, config_of(model, config))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with temporary_folder(directory) as folder:  # inside, so that moving out is a rename
@@ -125,7 +125,7 @@ def inference_copy(model, config=None):
 
 def model_checksum(model, config=None) -> str:
     """Return the CRC-32, in hexadecimal, of class names and float32 weights: which model a figure was measured on."""
-    labels = list(config_of(model, config, labels=True).id2label.values())
+    labels = list(config_of(model, config).id2label.values())
     return _with_weights(model, zlib.crc32(json.dumps(labels).encode()))
 
 

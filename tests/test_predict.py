@@ -124,20 +124,14 @@ def test_shipped_model_loaded_by_keras_is_classified():
 
 
 @pytest.mark.parametrize("config", ["folder", "config"])
-def test_other_model_loaded_by_keras_needs_class_names(colour_folder, colour_model, config):
+def test_other_model_loaded_by_keras_needs_its_config(colour_folder, colour_model, config):
     model, (x, _) = keras.saving.load_model(colour_folder), colour_images(2, seed=1)
     config = colour_folder if config == "folder" else colour_model.config
     for answer, expected in zip(classify(model, x, config=config), classify(colour_model, x), strict=True):
         same(answer, expected)
-    with pytest.raises(UserError, match="no class names.*pass config="):
+    with pytest.raises(UserError, match="no configuration.*pass config="):
         classify(model, x)
     assert predict_probabilities(model, x).shape == (2, 3)
-
-
-def test_model_that_is_no_eanet_is_refused():
-    other = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
-    with pytest.raises(UserError, match="not an EANet"):
-        classify(other, [noise()])
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, None, "2"])

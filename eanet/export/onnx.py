@@ -34,7 +34,7 @@ def export_onnx(model, path, config=None) -> None:
     Args:
         model: Keras model from `build_eanet` or `from_pretrained_keras`, on Keras' TensorFlow backend.
         path: the file to write, in an existing folder.
-        config: EANetConfig, folder or Hub repo id of a model that has no class names (see `config_of`).
+        config: EANetConfig, folder or Hub repo id of a model that has none attached (see `config_of`).
 
     Raises:
         UserError: a package is missing, Keras runs on another backend, `path` cannot be a file, or the export's
@@ -50,7 +50,7 @@ def export_onnx(model, path, config=None) -> None:
         raise UserError(f"Keras backend {backend}: the ONNX export needs TensorFlow; set KERAS_BACKEND=tensorflow")
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written; give a file in an existing folder")
-    config = config_of(model, config, labels=True)
+    config = config_of(model, config)
     shape = (5, config.image_size, config.image_size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
     deployed = deployment_form(model, config)
