@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 from eanet.images import load_image  # noqa: E402
-from eanet.predict import classify  # noqa: E402
+from eanet.predict import check_count, classify  # noqa: E402
 from modeling_eanet import UserError, from_pretrained_keras  # noqa: E402
 
 MAX_IMAGES = 256
@@ -76,8 +76,7 @@ def _check_parameters(given) -> dict:
     for name, value in given.items():
         if name not in PARAMETERS:
             raise UserError(f"parameters: {name!r} is unknown; must be one of {', '.join(PARAMETERS)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"parameters: {name} must be an integer, at least 1, not {value!r}")
+        check_count(f"parameters: {name}", value)
     return {**PARAMETERS, **given}
 
 

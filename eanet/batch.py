@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from eanet.cli import UserError, check_backend, printable, quiet_tensorflow
-from eanet.images import image_suffixes, is_hidden
+from eanet.images import image_suffixes, is_hidden, load_image
+from eanet.predict import predict_batch, top_predictions
 
 STDIN = "-"
 RUNTIMES = ("keras", "onnx")
@@ -176,15 +177,11 @@ def classify_files(model, files: list[str], top_k: int = 5, batch_size: int = 64
 
 
 def _classify_batch(model, files, top_k, batch_size, eager) -> list[Result]:
-    from eanet.predict import predict_probabilities, top_predictions
-
     loaded = [_load(file, model.config) for file in files]
     images = [image for image in loaded if not isinstance(image, str)]
     predictions: Iterator[list[dict]] = iter(())
     if images:
-        filled = np.zeros((batch_size, *images[0].shape), np.uint8)  # one shape, so one trace of the graph
-        filled[: len(images)] = images
-        probabilities = predict_probabilities(model, filled, batch_size, eager=eager)[: len(images)]
+        probabilities = predict_batch(model, np.stack(images), batch_size, eager=eager)
         predictions = iter(top_predictions(probabilities, model.config, top_k))
     return [
         Result(file, [], image) if isinstance(image, str) else Result(file, next(predictions))
@@ -194,10 +191,8 @@ def _classify_batch(model, files, top_k, batch_size, eager) -> list[Result]:
 
 def _load(name, config):
     """Return the image as an array, or the reason why it cannot be read."""
-    from eanet import images
-
     try:
-        return images.load_image(_read_stdin() if name == STDIN else name, config)
+        return load_image(_read_stdin() if name == STDIN else name, config)
     except (OSError, ValueError, MemoryError) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 

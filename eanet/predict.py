@@ -12,15 +12,33 @@ from eanet.loaded_model import config_of
 from modeling_eanet import EANetConfig, UserError
 
 
-def predict_probabilities(model, images: np.ndarray, batch_size: int = 128, *, eager: bool | None = None) -> np.ndarray:
+def predict_batch(model, images: np.ndarray, size: int, *, eager: bool = False) -> np.ndarray:
+    """Predict the class probabilities of one batch.
+
+    Args:
+        model: an EANet, or an `OnnxModel`.
+        images: (n, image_size, image_size, 3), uint8 or float, 0-255.
+        size: of the batch, at least n. It is filled up, so that the graph is traced for one shape.
+        eager: run layer by layer, without tracing a graph first: faster for a single batch on a CPU.
+
+    Returns:
+        float32 (n, num_classes), each row summing to 1.
+    """
+    filled = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
+    if eager and not getattr(model, "jit_compile", True):
+        from keras import ops
+
+        return ops.convert_to_numpy(model(filled, training=False))[: len(images)]
+    return np.asarray(model.predict_on_batch(filled))[: len(images)]
+
+
+def predict_probabilities(model, images: np.ndarray, batch_size: int = 128) -> np.ndarray:
     """Predict the class probabilities of prepared images.
 
     Args:
         model: an EANet, or an `OnnxModel`.
         images: (n, image_size, image_size, 3), uint8 or float, 0-255.
-        batch_size: images at a time, at least 1. The last, shorter batch is filled up, so that the graph is traced for one
-            shape.
-        eager: run layer by layer, without tracing a graph first: faster for a single batch on a CPU. None traces.
+        batch_size: images at a time, at least 1.
 
     Returns:
         float32 (n, num_classes), each row summing to 1.
@@ -32,20 +50,9 @@ def predict_probabilities(model, images: np.ndarray, batch_size: int = 128, *, e
         images = np.asarray(images)
     check_scale(images)
     batch_size = max(1, min(batch_size, len(images)))
-    predict = model.predict_on_batch
-    if eager and len(images) <= batch_size and not getattr(model, "jit_compile", True):
-        from keras import ops
-
-        def predict(batch):
-            return ops.convert_to_numpy(model(batch, training=False))
-
     classes = model.config.num_classes if hasattr(model, "config") else model.output.shape[-1]
-    out = [np.zeros((0, classes), np.float32)]
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        filled = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
-        out.append(np.asarray(predict(filled))[: len(batch)])
-    return np.concatenate(out)
+    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    return np.concatenate([np.zeros((0, classes), np.float32), *(predict_batch(model, b, batch_size) for b in batches)])
 
 
 def top_predictions(probabilities: np.ndarray, config: EANetConfig, top_k: int = 5) -> list[list[dict]]:
@@ -84,9 +91,8 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
             with the image's index, as in `images[3]: ...`.
         OSError: a file cannot be read; the message begins likewise.
     """
-    for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-        if not isinstance(value, numbers.Integral) or value < 1:
-            raise UserError(f"{name}={value}: must be an integer, at least 1")
+    check_count("top_k", top_k)
+    check_count("batch_size", batch_size)
     images = _as_list(images)
     config = config_of(model, config)
 
@@ -103,10 +109,14 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
     batch_size = min(int(batch_size), 1 << max(0, len(images) - 1).bit_length())
     for start in range(0, len(images), batch_size):
         batch = np.stack([load(i) for i in range(start, min(start + batch_size, len(images)))])
-        filled = np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)])
-        probabilities = predict_probabilities(model, filled, batch_size)[: len(batch)]
-        results += top_predictions(probabilities, config, top_k)
+        results += top_predictions(predict_batch(model, batch, batch_size), config, top_k)
     return results
+
+
+def check_count(name: str, value) -> None:
+    """Raise UserError if `value` is not an integer, at least 1."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{name}={value!r}: must be an integer, at least 1")
 
 
 def _as_list(images) -> list:

@@ -233,7 +233,7 @@ def mixed_bfloat16():
 @pytest.fixture
 def most_alive(monkeypatch):
     """A function that returns the largest number of results of `load_image` that existed at the same time."""
-    from eanet import images, predict
+    from eanet import batch, images, predict
 
     alive, most, load = [], 0, images.load_image
 
@@ -244,6 +244,6 @@ def most_alive(monkeypatch):
         most = max(most, len(alive))
         return array
 
-    for module in (images, predict):
+    for module in (batch, images, predict):
         monkeypatch.setattr(module, "load_image", spy)
     return lambda: most

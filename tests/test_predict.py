@@ -10,7 +10,7 @@ from conftest import COLOURS, LABELS, ROOT, MeanColour, colour_images, noise, pa
 from PIL import Image
 
 import modeling_eanet
-from eanet.predict import classify, predict_probabilities, top_predictions
+from eanet.predict import classify, predict_batch, predict_probabilities, top_predictions
 from modeling_eanet import UserError
 
 
@@ -67,10 +67,10 @@ def test_batches_are_padded_to_few_shapes(count, batch_size, sizes):
 def test_single_batch_runs_eagerly_with_the_same_result(colour_folder, monkeypatch):
     model = modeling_eanet.from_pretrained_keras(colour_folder)
     x = colour_images(3, seed=9)[0]
-    traced = predict_probabilities(model, x, 3, eager=False)
+    traced = predict_batch(model, x, 3)
     monkeypatch.setattr(model, "predict_on_batch", lambda _: pytest.fail("traced"))
     for batch_size in (3, 4):
-        np.testing.assert_allclose(predict_probabilities(model, x, batch_size, eager=True), traced, atol=1e-6)
+        np.testing.assert_allclose(predict_batch(model, x, batch_size, eager=True), traced, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -134,10 +134,10 @@ def test_other_model_loaded_by_keras_needs_its_config(colour_folder, colour_mode
     assert predict_probabilities(model, x).shape == (2, 3)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, None, "2"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, None, "2", True])
 @pytest.mark.parametrize("name", ["top_k", "batch_size"])
 def test_wrong_count_is_named(name, value):
-    with pytest.raises(UserError, match=f"^{name}={value}: must be"):
+    with pytest.raises(UserError, match=f"^{name}={value!r}: must be"):
         classify(MeanColour(), [noise()], **{name: value})
 
 
