@@ -1,6 +1,7 @@
 """README.md is true: its code runs as pasted, and its regions and numbers are those of the files they come from."""
 
 import fnmatch
+import importlib
 import json
 import os
 import re
@@ -9,17 +10,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import pytest
-from conftest import ROOT, write_official
+from conftest import LEAN, ROOT, TINY, run_main, write_official
 from hub_server import LFS_NAMES, File, Hub, Repo
 from isolated import installed
 
 from eanet.hub.card import card_regions
 from eanet.hub.card_facts import collect_facts
 from eanet.run_dir import training_runs
-from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES
-from modeling_eanet import CIFAR100_LABELS, from_pretrained_keras
+from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES, add_saved_model, save_pretrained_keras
+from modeling_eanet import CIFAR100_LABELS, PRESETS, EANetConfig, build_eanet, from_pretrained_keras
 
 README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
 REPO = "keras-io/Image-Classification-using-EANet"
@@ -32,7 +34,8 @@ PREDICT, TRAIN, FINE_TUNE, RESUME, PUSH, SHIPPED = COMMANDS
 
 # Stands in for `python`: instead of downloading CIFAR-100 it uses small data in the same layout; nothing else differs.
 PYTHON = """#!/bin/sh
-exec {python} -c 'import runpy, sys
+exec {python} -c "{lean}"'
+import runpy
 sys.path.insert(0, ".")
 sys.argv = sys.argv[1:]
 import eanet.data
@@ -77,7 +80,7 @@ def tree(tmp_path_factory):
                 )
     (tree.parent / "bin").mkdir()
     python = tree.parent / "bin" / "python"
-    python.write_text(PYTHON.format(python=sys.executable, data=str(data)))
+    python.write_text(PYTHON.format(python=sys.executable, lean=LEAN, data=str(data)))
     python.chmod(0o755)
     return tree
 
@@ -93,10 +96,32 @@ def run(command, cwd, hub, home, path=""):
     return done.stdout
 
 
-def quick(command):
-    """Return training commands with one epoch in place of many."""
-    command = re.sub(r" --epochs \d+", "", command)
-    return re.sub(r"(python train.py .*)", r"\1 --epochs 1", command)
+@pytest.fixture
+def run_here(tree, monkeypatch, capsys):
+    """A function that runs lines of `python PROGRAM.py ...` in this process, for one epoch, and returns what they print.
+
+    "small" is the tiny preset, and the model of the repository has that architecture.
+    """
+    from training_runs import quick_runs
+
+    folder = tree.parent / "small"
+    if not folder.is_dir():
+        save_pretrained_keras(build_eanet(EANetConfig.preset("tiny")), folder, saved_model=False)
+        for name in ("eval_results.json", "my_images", "cifar-100-dev.tar.gz", "samples"):
+            (folder / name).symlink_to(tree / name)
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(PRESETS, "small", TINY)
+
+    def run_here(lines):
+        for line in lines.splitlines():
+            python, program, *words = shlex.split(line)
+            assert python == "python"
+            words += ["--epochs", "1"] if program == "train.py" else []
+            with quick_runs():
+                assert run_main(importlib.import_module(program.removesuffix(".py")), *words) == 0
+        return capsys.readouterr().out
+
+    return run_here
 
 
 # Code -----------------------------------------------------------------------------------------------------------------
@@ -143,22 +168,26 @@ def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
     assert results["num_images"] == 48 and results["model"] == RESULTS["model"]
 
 
-def test_train_fine_tune_resume_and_push(hub, tree, tmp_path):
-    run(quick(TRAIN), tree, hub, tmp_path)
-    assert "apple.png" in run(quick(FINE_TUNE), tree, hub, tmp_path)
-    weights = (tree / "runs/tuned/model.weights.h5").read_bytes()
-    run(quick(RESUME), tree, hub, tmp_path)
-    assert (tree / "runs/tuned/model.weights.h5").read_bytes()[:8] == weights[:8]
+def test_train_fine_tune_resume_and_push(hub, tree, tmp_path, run_here):
+    run_here(TRAIN)
+    assert "apple.png" in run_here(FINE_TUNE)
+    tuned = Path("runs/tuned").absolute()
+    weights = (tuned / "model.weights.h5").read_bytes()
+    run_here(RESUME)
+    assert (tuned / "model.weights.h5").read_bytes()[:8] == weights[:8]
+    add_saved_model(tuned)  # run_here leaves it out
+    (tree / "runs").mkdir(exist_ok=True)
+    (tree / "runs" / "tuned").symlink_to(tuned)
     printed = run(PUSH, tree, hub, tmp_path)
     assert "USER/NAME" in printed and "model.weights.h5" in printed and "USER/NAME" not in hub.repos
 
 
-def test_shipped_commands_are_those_of_the_record(hub, tree, tmp_path):
+def test_shipped_commands_are_those_of_the_record(run_here):
     commands = SHIPPED.splitlines()
     assert commands == [record["command"] for record in training_runs(RESULTS["training"])]
-    shutil.rmtree(tree / "runs", ignore_errors=True)
-    run(quick(SHIPPED), tree, hub, tmp_path)
-    output = tree / "runs" / ("tuned" if "--init-from" in commands[-1] else "small")
+    shutil.rmtree("runs", ignore_errors=True)
+    run_here(SHIPPED)
+    output = Path("runs", "tuned" if "--init-from" in commands[-1] else "small")
     recipe = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))["training"]["recipe"]
     differ = {name for name, value in RESULTS["training"]["recipe"].items() if recipe[name] != value}
     assert differ <= {"epochs", "warmup_epochs", "ema"}  # the last two follow the number of epochs and steps
