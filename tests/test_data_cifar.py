@@ -10,7 +10,10 @@ import pytest
 from conftest import LABELS, colour_images, tiny_config, write_official
 
 from eanet.data import archives, cifar, load_dataset
+from eanet.data.files import File, Folder
 from modeling_eanet import CIFAR100_LABELS, UserError
+
+FILES = ("train", "test", "meta")
 
 
 def load(path):
@@ -78,7 +81,7 @@ def test_working_directory_gives_its_name(official, monkeypatch):
 def test_tarball_is_not_extracted(official, tmp_path, monkeypatch):
     path = tmp_path / "evil.tar"
     with tarfile.open(path, "w") as tar:
-        for name in cifar.FILES:
+        for name in FILES:
             tar.add(official / name, f"../../{name}")
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
@@ -106,7 +109,8 @@ def test_only_the_official_sizes_have_a_test_split(tmp_path, train, test, name, 
     for split, count in (("train", train), ("test", test)):
         record = {b"data": np.zeros((count, 3072), np.uint8), b"fine_labels": [99] * count}
         files[split] = pickle.dumps(record, protocol=4)
-    dataset = cifar.dataset_from_files(tmp_path, files)
+    folder = Folder(files={name: File((name,), lambda content=content: content) for name, content in files.items()})
+    dataset = cifar.load_cifar(tmp_path, "CIFAR-100's python layout", folder)
     assert (dataset.id, dataset.name) == ("uoft-cs/cifar100", "CIFAR-100")
     assert (dataset.test.name, dataset.test.note) == (name, note)
     assert dataset.train.name == "train"
@@ -153,14 +157,14 @@ def test_too_large_member(official, tmp_path, monkeypatch):
     assert "larger than 1000 bytes" in error_of(write_tar(official, tmp_path / "bomb.tar.gz"))
 
 
-@pytest.mark.parametrize("name", cifar.FILES)
+@pytest.mark.parametrize("name", FILES)
 def test_missing_file(small, tmp_path, name):
     (small / name).unlink()
     for path in (small, write_tar(small, tmp_path / "part.tar.gz")):
         assert f"the file {name} of CIFAR-100's python layout is missing" in error_of(path)
 
 
-@pytest.mark.parametrize("name", cifar.FILES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("content", [b"", b"text", pickle.dumps([1, 2]), pickle.dumps({"data": 1})])
 def test_file_with_other_content(small, name, content):
     (small / name).write_bytes(content)
@@ -215,7 +219,7 @@ class Calls:
         return self.call
 
 
-@pytest.mark.parametrize("name", cifar.FILES)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tarball"])
 def test_a_pickled_call_is_refused(small, tmp_path, name, packed):
     marker = tmp_path / "marker"

@@ -20,9 +20,9 @@ def samples(count):
     return [Sample(str(i), (lambda data=data: data) if i % 2 else data, i) for i, data in enumerate(content)]
 
 
-def read(listed, expected=None):
+def read(listed):
     left_out = LeftOut()
-    x, labels = read_samples(listed, tiny_config(), left_out, "train", expected)
+    x, labels = read_samples(listed, tiny_config(), left_out, "train")
     return x, labels, left_out
 
 
@@ -31,7 +31,7 @@ def test_images_come_in_order_whoever_decodes_them(monkeypatch, cores, processes
     monkeypatch.setattr(decode, "count_cores", lambda: cores)
     monkeypatch.setattr(decode, "CHUNK", 8)
     monkeypatch.setattr(decode, "MIN_FOR_PROCESSES", 1 if processes else 10**9)
-    x, labels, left_out = read(samples(100), 100)
+    x, labels, left_out = read(samples(100))
     assert labels == [i for i in range(100) if i % 7 != 3]
     assert [entry["path"] for entry in left_out.entries] == [str(i) for i in range(100) if i % 7 == 3]
     assert (left_out.images, left_out.broken) == (100, 14)
@@ -47,8 +47,8 @@ def test_processes_start_for_a_stream_that_turns_out_long(monkeypatch):
     monkeypatch.setattr(decode, "MIN_FOR_PROCESSES", 150)
     popen = subprocess.Popen
     monkeypatch.setattr(decode.subprocess, "Popen", lambda *args, **kwargs: started.append(1) or popen(*args, **kwargs))
-    assert len(read(iter(samples(100)))[0]) == 86 and started == []
-    assert len(read(iter(samples(300)))[0]) == 257 and len(started) == 2
+    assert len(read(sample for sample in samples(100))[0]) == 86 and started == []
+    assert len(read(sample for sample in samples(300))[0]) == 257 and len(started) == 2
 
 
 def test_processes_end_with_their_standard_input():
@@ -64,14 +64,14 @@ def test_process_that_dies_is_one_line(monkeypatch):
     monkeypatch.setattr(decode, "MIN_FOR_PROCESSES", 1)
     monkeypatch.setattr(decode.sys, "executable", "/bin/false")
     with pytest.raises(UserError, match="a process that decodes images ended unexpectedly"):
-        read(samples(100), 100)
+        read(samples(100))
 
 
 def test_large_sets_go_to_disk_chunk_by_chunk(monkeypatch):
     monkeypatch.setattr(storage, "MAX_MEMORY_BYTES", 50 * 32 * 32 * 3)
-    in_file, labels, _ = read(iter(samples(100)))
+    in_file, labels, _ = read(sample for sample in samples(100))
     monkeypatch.undo()
-    in_memory, same, _ = read(samples(100), 100)
+    in_memory, same, _ = read(samples(100))
     assert isinstance(in_file, storage.DiskImages) and isinstance(in_memory, np.ndarray) and labels == same
     np.testing.assert_array_equal(in_file[:], in_memory)
 
@@ -87,5 +87,5 @@ def test_filters_of_warnings_are_restored():
     import warnings
 
     before = list(warnings.filters)
-    read(samples(200), 200)
+    read(samples(200))
     assert warnings.filters == before

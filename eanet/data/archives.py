@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 import posixpath
@@ -12,12 +13,13 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from eanet.cli import UserError, first_line, printable
-from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut, is_lfs_pointer
-from eanet.images import LFS_HINT, is_hidden
+from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut
+from eanet.images import is_hidden
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
@@ -127,7 +129,7 @@ def _scan_zip(path: Path, members: _Members) -> None:
         if stat.S_ISLNK(info.external_attr >> 16):
             problem = "a link"
         if parts := members.wanted(_zip_name(info), info.file_size, problem):
-            members.add(parts, _ZipReader(archive, info))
+            members.add(parts, functools.partial(_read_zipped, archive, info))
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:
@@ -140,15 +142,11 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
     return name.replace("\\", "/")
 
 
-class _ZipReader:
-    def __init__(self, archive, info):
-        self.archive, self.info = archive, info
-
-    def __call__(self) -> bytes:
-        try:
-            return self.archive.read(self.info)
-        except Exception as error:  # a wrong checksum, an unknown compression, zlib's own
-            raise UserError(f"damaged in the archive ({first_line(error)})") from None
+def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    try:
+        return archive.read(info)
+    except Exception as error:  # a wrong checksum, an unknown compression, zlib's own
+        raise UserError(f"damaged in the archive ({first_line(error)})") from None
 
 
 # tar ------------------------------------------------------------------------------------------------------------------
@@ -182,8 +180,8 @@ def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
 
 def _scan_members(tar: tarfile.TarFile, file, members: _Members, copy: bool) -> None:
     """Add the members of a tarball, read from `file`, or copied there first."""
-    lock = threading.Lock()
-    readers: dict[str, _RangeReader] = {}
+    read_range = functools.partial(_read_range, file, threading.Lock())
+    readers: dict[str, Callable[[], bytes]] = {}
     for member in tar:
         if member.isdir():
             continue
@@ -201,10 +199,10 @@ def _scan_members(tar: tarfile.TarFile, file, members: _Members, copy: bool) -> 
                 continue
             reader = readers[target]
         elif copy:
-            reader = _RangeReader(file, file.tell(), member.size, lock)
+            reader = functools.partial(read_range, file.tell(), member.size)
             _copy(tar.extractfile(member), file, member.size)
         else:
-            reader = _RangeReader(file, member.offset_data, member.size, lock)
+            reader = functools.partial(read_range, member.offset_data, member.size)
         readers[posixpath.normpath(member.name)] = reader
         members.add(parts, reader)
 
@@ -218,16 +216,11 @@ def _copy(source, target, size: int) -> None:
         size -= len(block)
 
 
-class _RangeReader:
-    """Reads some bytes of a file that other threads read too."""
-
-    def __init__(self, file, start, size, lock):
-        self.file, self.start, self.size, self.lock = file, start, size, lock
-
-    def __call__(self) -> bytes:
-        with self.lock:
-            self.file.seek(self.start)
-            return self.file.read(self.size)
+def _read_range(file, lock, start: int, size: int) -> bytes:
+    """Read some bytes of a file that other threads read too."""
+    with lock:
+        file.seek(start)
+        return file.read(size)
 
 
 class _Bounded:
@@ -246,9 +239,3 @@ class _Bounded:
 def _check_expansion(path: Path, size: int) -> None:
     if size > MAX_EXPANDED_BYTES and size > MAX_EXPANSION * path.stat().st_size:
         raise UserError(f"{path}: expands to more than {MAX_EXPANSION} times its size; unpack it if it is to be trusted")
-
-
-def check_not_pointer(path) -> None:
-    """Raise UserError if the file at `path` is a Git LFS pointer."""
-    if is_lfs_pointer(path):
-        raise UserError(f"{path}: {LFS_HINT}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 
 import numpy as np
@@ -42,7 +41,7 @@ def build_dataset(
         listing.labels = _sorted({sample.label for samples in source for sample in samples}, listing)
     if listing.labels is not None:
         check_labels(listing, where, labels)
-    arrays = {split: read_split(samples, config, left_out, split) for split, samples in listing.samples.items()}
+    arrays = {split: read_samples(samples, config, left_out, split) for split, samples in listing.samples.items()}
     if listing.labels is None:
         listing.labels = _sorted({label for _, found in arrays.values() for label in found}, listing)
         check_labels(listing, where, labels)
@@ -58,12 +57,6 @@ def build_dataset(
         raise UserError(f"{where}: no images in it that can be read")
     train, validation, test = (splits.get(split) for split in ORDER)
     return Dataset(repo_id, name, tuple(labels or listing.labels), train, test, validation, left_out.entries)
-
-
-def read_split(samples, config: EANetConfig, left_out: LeftOut, split: str):
-    """Decode the images of a split, see `read_samples`."""
-    expected = operator.length_hint(samples, -1)
-    return read_samples(samples, config, left_out, split, expected if expected >= 0 else None)
 
 
 def _sorted(labels: set[str], listing: Listing) -> tuple[str, ...]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import os
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from modeling_eanet import CIFAR100_LABELS
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
 SHA256 = "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"
-FILES = ("train", "test", "meta")  # of CIFAR-100's python version
 CIFAR10_LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ROW = 3 * 32 * 32
 # Files of each version: those of the training split, of the test split, and of the class names.
@@ -71,22 +69,13 @@ def find_cifar(root: Folder) -> tuple[str, Folder] | None:
     return None
 
 
-def load_cifar_folder(path, version: str, folder: Folder) -> Dataset:
-    """Read what `find_cifar` found, see `load_cifar`; `path` is the root of the tree, a folder or an archive."""
-    path = Path(path)
-    readers = {
-        name: file.read for name, file in folder.files.items() if any(re.fullmatch(p, name) for p in VERSIONS[version])
-    }
-    return load_cifar(path.joinpath(*folder.parts) if path.is_dir() else path, version, readers)
-
-
-def load_cifar(path, version: str, readers: dict[str, Callable[[], bytes]]) -> Dataset:
-    """Read a version of CIFAR.
+def load_cifar(path, version: str, folder: Folder) -> Dataset:
+    """Read what `find_cifar` found.
 
     Args:
-        path: where it is, for its name and for messages.
+        path: the root of the tree, a folder or an archive, for its name and for messages.
         version: a key of `VERSIONS`.
-        readers: a function per file name that returns its content.
+        folder: the folder with its files.
 
     Returns:
         The data set. With the classes of CIFAR-100 or CIFAR-10, but other sizes than the official ones, the test split is
@@ -95,14 +84,15 @@ def load_cifar(path, version: str, readers: dict[str, Callable[[], bytes]]) -> D
     Raises:
         UserError: damaged, incomplete, or not in this layout; the message begins with the path.
     """
-    path = Path(path)
+    path = Path(path).joinpath(*folder.parts) if os.path.isdir(path) else Path(path)
     train, test, meta = VERSIONS[version]
     for pattern in (train, test, meta):
-        if not any(re.fullmatch(pattern, name) for name in readers):
+        if not any(re.fullmatch(pattern, name) for name in folder.files):
             missing = re.sub(r"\\d\+", "1", pattern).replace("\\", "")
             raise UserError(f"{path}: the file {missing} of {version} is missing")
     reader = next(value for key, value in _READERS.items() if key in version)
-    is_100, contents = "100" in version, {name: read() for name, read in readers.items()}
+    wanted, is_100 = re.compile("|".join(VERSIONS[version])), "100" in version
+    contents = {name: file.read() for name, file in folder.files.items() if wanted.fullmatch(name)}
     for name, content in contents.items():
         if content.startswith(LFS_PREFIX):
             raise UserError(f"{path}: {name}: {LFS_HINT}")
@@ -115,11 +105,6 @@ def load_cifar(path, version: str, readers: dict[str, Callable[[], bytes]]) -> D
         x, y = (np.concatenate(arrays) if len(arrays) > 1 else arrays[0] for arrays in zip(*parts, strict=True))
         splits[split] = Split(x, y, split)
     return _named(path, labels, splits["train"], splits["test"], version == "CIFAR-100's python layout")
-
-
-def dataset_from_files(path: Path, files: dict[str, bytes]) -> Dataset:
-    """Build the data set from the contents of CIFAR-100's python files by name; `path` is for its name and for errors."""
-    return load_cifar(path, "CIFAR-100's python layout", {name: functools.partial(bytes, c) for name, c in files.items()})
 
 
 def _named(path: Path, labels: tuple[str, ...], train: Split, test: Split, plain_draw: bool) -> Dataset:

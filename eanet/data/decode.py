@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import operator
 import os
 import pickle
 import queue
@@ -49,22 +50,22 @@ class Sample(NamedTuple):
 
 
 def read_samples(
-    samples: Iterable[Sample], config: EANetConfig, left_out: LeftOut, name: str, expected: int | None = None
+    samples: Iterable[Sample], config: EANetConfig, left_out: LeftOut, name: str
 ) -> tuple[np.ndarray | DiskImages, list]:
     """Decode the images of one split.
 
     Args:
-        samples: the images.
+        samples: the images; an iterator where there are too many for a list.
         config: size and interpolation they are resized with.
         left_out: gets those that cannot be read.
         name: of the split, for the progress bar.
-        expected: number of samples, if it is known.
 
     Returns:
         uint8 (n, image_size, image_size, 3), and the n labels of the images that could be read.
     """
     from tqdm import tqdm
 
+    expected = operator.length_hint(samples) or None
     store, labels = ImageStore(config.image_size, expected), []
     bar = tqdm(total=expected, desc=f"reading {name}", unit=" images", disable=None, leave=False)
     with bar, warnings.catch_warnings():  # load_image changes the filters, which threads would restore out of order

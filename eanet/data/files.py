@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eanet.cli import UserError, first_line, printable
-from eanet.images import LFS_PREFIX, image_suffixes, is_hidden
+from eanet.images import LFS_HINT, LFS_PREFIX, image_suffixes, is_hidden
 
 MAX_DEPTH = 64  # of nested folders
 MAX_TEXT_BYTES = 2**28  # of a table or of a file of CIFAR; the largest official one has 155 MB
@@ -135,6 +135,12 @@ def is_lfs_pointer(path) -> bool:
             return file.read(len(LFS_PREFIX)) == LFS_PREFIX
     except OSError:
         return False
+
+
+def check_not_pointer(path) -> None:
+    """Raise UserError if the file at `path` is a Git LFS pointer."""
+    if is_lfs_pointer(path):
+        raise UserError(f"{path}: {LFS_HINT}")
 
 
 def scan_folder(root, left_out: LeftOut) -> Folder:

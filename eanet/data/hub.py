@@ -13,11 +13,10 @@ from typing import Any
 from eanet.cli import UserError, first_line, printable, require
 from eanet.data.build import build_dataset
 from eanet.data.decode import Sample
-from eanet.data.files import Folder, LeftOut, is_lfs_pointer, name_of
+from eanet.data.files import Folder, LeftOut, check_not_pointer, name_of
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.splits import Dataset
 from eanet.data.tables import LABEL_COLUMNS
-from eanet.images import LFS_HINT
 from modeling_eanet import EANetConfig
 
 HINT = "`pip install datasets` to read data sets in the Hub's formats"
@@ -71,7 +70,8 @@ def load_hub(
     Raises:
         UserError: `datasets` is not installed, there is no such data set, or its columns do not fit.
     """
-    check_pointers(shards)
+    for shard in (shard for found in (shards or {}).values() for shard in found):
+        check_not_pointer(shard)
     require("datasets", HINT)
     where, local = str(path), os.path.exists(path)
     tables = open_tables(path, shards)
@@ -98,13 +98,6 @@ def load_hub(
     except Exception as error:  # of the download or of a damaged shard; each library has its own
         raise UserError(f"{where}: cannot be read ({first_line(error)})") from None
     return dataset
-
-
-def check_pointers(shards) -> None:
-    """Raise UserError if one of the Parquet files is a Git LFS pointer."""
-    for path in (path for paths in (shards or {}).values() for path in paths):
-        if is_lfs_pointer(path):
-            raise UserError(f"{path}: {LFS_HINT}")
 
 
 def open_tables(path, shards) -> dict[str, Any]:
