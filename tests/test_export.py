@@ -228,7 +228,7 @@ def test_a_hub_model_without_the_hub_client_is_one_line():
     code = LIGHT.format((*HEAVY, "huggingface_hub"))
     code += "sys.argv[0] = 'inference.py'; import inference; from eanet.cli import run; sys.exit(run(inference.main))"
     line = error_line(run_python("-c", code, "samples/apple.png", "--runtime", "onnx", "--model", "u/n"), "inference.py")
-    assert "huggingface_hub" in line and "not installed" in line and "pip install huggingface_hub" in line
+    assert "u/n: not a local folder" in line and "`pip install huggingface_hub`" in line
 
 
 def test_the_new_place_comes_before_the_old_one(tmp_path):
