@@ -6,7 +6,7 @@ test_shipped does the same with the published files.
 import numpy as np
 import pytest
 from conftest import ROOT, colour_images, copy_files
-from isolated import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_isolated, trainable
+from isolated import LOAD_WITH_HUB, LOAD_WITH_KERAS, TRAIN_WITH_HUB, installed, run_isolated, trainable
 
 from eanet.folding import deployment_form
 from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES, save_pretrained_keras
@@ -32,10 +32,8 @@ def expected(tiny_model):
 @pytest.mark.parametrize(
     ("preset", "backend", "version"),
     [
-        ("tiny", "tensorflow", "3."),
         ("keras-io", "jax", "3."),
         ("keras-io", "torch", "3."),
-        ("tiny", "tensorflow", "3.11.3"),
         ("keras-io", "tensorflow", "3.11.3"),
     ],
 )
@@ -56,7 +54,12 @@ def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expecte
     folder = copy_files(SAVED_MODEL_FILES, tiny_folder, tmp_path / "model")
     path = installed("huggingface_hub==0.36.2")
     output = run_isolated(
-        LOAD_WITH_HUB, folder, trainable(deployment_form(tiny_model)), path=path, images=IMAGES, cwd=tmp_path
+        LOAD_WITH_HUB + TRAIN_WITH_HUB,
+        folder,
+        trainable(deployment_form(tiny_model)),
+        path=path,
+        images=IMAGES,
+        cwd=tmp_path,
     )
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
