@@ -32,13 +32,16 @@ def write_zip(path, content, **kwargs):
     return path
 
 
-def write_tar(path, content, mode="gz", change=lambda entry: None):
+def write_tar(path, content, mode="gz", links=()):
     with tarfile.open(path, f"w:{mode}") as tar:
-        for name, data in content.items():
+        for name, data in content.items() if isinstance(content, dict) else content:
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
-            change(entry)
             tar.addfile(entry, io.BytesIO(data))
+        for name, target, kind in links:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            tar.addfile(entry)
     return path
 
 
@@ -108,22 +111,13 @@ def test_names_of_a_mac_are_utf_8(tmp_path):
 
 
 def test_links_in_a_tarball(tmp_path):
-    def link(name, target, kind):
-        entry = tarfile.TarInfo(name)
-        entry.type, entry.linkname = kind, target
-        return entry
-
-    path = tmp_path / "linked.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in members().items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-        tar.addfile(link("set/train/cat/hard.png", "set/train/cat/0.png", tarfile.LNKTYPE))
-        tar.addfile(link("set/train/cat/soft.png", "../dog/0.png", tarfile.SYMTYPE))
-        tar.addfile(link("set/train/cat/out.png", "/etc/passwd", tarfile.SYMTYPE))
-        tar.addfile(link("set/train/cat/pipe.png", "", tarfile.FIFOTYPE))
-    assert sizes(path) == (6, None, None, 2)
+    links = [
+        ("set/train/cat/hard.png", "set/train/cat/0.png", tarfile.LNKTYPE),
+        ("set/train/cat/soft.png", "../dog/0.png", tarfile.SYMTYPE),
+        ("set/train/cat/out.png", "/etc/passwd", tarfile.SYMTYPE),
+        ("set/train/cat/pipe.png", "", tarfile.FIFOTYPE),
+    ]
+    assert sizes(write_tar(tmp_path / "linked.tar.gz", members(), links=links)) == (6, None, None, 2)
 
 
 def test_damaged_image_in_a_zip_is_left_out(tmp_path):
@@ -228,13 +222,8 @@ def test_many_members_are_refused(tmp_path, monkeypatch):
 
 
 def test_duplicate_member_counts_as_one(tmp_path):
-    path = tmp_path / "set.tar"
-    with tarfile.open(path, "w") as tar:
-        for name, data in [*members().items(), *members().items()]:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    assert sizes(path) == (4, None, None, 0)
+    content = [*members().items(), *members().items()]
+    assert sizes(write_tar(tmp_path / "set.tar", content, "")) == (4, None, None, 0)
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -84,8 +85,6 @@ def test_error_of_a_source_is_the_reason():
 
 
 def test_filters_of_warnings_are_restored():
-    import warnings
-
     before = list(warnings.filters)
     read(samples(200))
     assert warnings.filters == before
