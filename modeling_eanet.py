@@ -16,7 +16,7 @@ then L1 over the slots. Both together are one softmax, with no epsilon and no lo
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import importlib.util
 import json
 import math
 import os
@@ -30,10 +30,10 @@ CIFAR100_MEAN = (129.304, 124.070, 112.434)
 CIFAR100_STD = (68.170, 65.392, 70.418)
 CIFAR100_LABELS = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant
-    flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree
-    motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate
-    poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
+    caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+    forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+    mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy
+    porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider
     squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle
     wardrobe whale willow_tree wolf woman worm""".split()
 )
@@ -113,20 +113,18 @@ class EANetConfig:
             raise UserError(f"{name}={repr(getattr(self, name))[:100]}: {hint}")
 
     def _check_architecture(self):
-        stages = len(self.embed_dims) if isinstance(self.embed_dims, tuple) else 0
+        dims, conv, patch = self.embed_dims, self.tokenizer == "conv", self.patch_size
+        stages = len(dims) if isinstance(dims, tuple) else 0
         self._require(stages >= 1, "embed_dims", "must be a tuple of at least one width")
         for name in ("embed_dims", "depths", "num_heads", "slots", "head_dims"):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and len(value) == stages and all(map(_is_count, value))
             self._require(fits, name, f"must be {stages} integer(s), at least 1, one per stage")
-        conv, power_of_two = self.tokenizer == "conv", self.patch_size & (self.patch_size - 1) == 0
-        self._require(not conv or power_of_two, "patch_size", "must be a power of two for the conv tokenizer")
-        side = self.patch_size * 2 ** min(stages - 1, 30)
+        self._require(not conv or patch & (patch - 1) == 0, "patch_size", "must be a power of two for the conv tokenizer")
+        side = patch * 2 ** min(stages - 1, 30)
         self._require(self.image_size % side == 0, "image_size", f"must be a multiple of {side}, the size of a last token")
-        width = round(min(self.embed_dims) * self.mlp_ratio)
-        self._require(width >= 1, "mlp_ratio", f"gives an MLP width of 0 for embed_dims={self.embed_dims}")
-        halved = conv and self.patch_size > 1
-        self._require(not halved or self.embed_dims[0] >= 2, "embed_dims", "must begin with at least 2: the stem halves it")
+        self._require(round(min(dims) * self.mlp_ratio) >= 1, "mlp_ratio", f"gives an MLP width of 0 for embed_dims={dims}")
+        self._require(dims[0] >= 2 or not conv or patch == 1, "embed_dims", "must begin with at least 2: the stem halves it")
         hint = "needs the patch tokenizer; convolutions see positions by themselves"
         self._require(not (self.position_embedding and conv), "position_embedding", hint)
 
@@ -139,11 +137,6 @@ class EANetConfig:
     def label2id(self) -> dict[str, int]:
         """Class name to class index."""
         return {label: index for index, label in self.id2label.items()}
-
-    @property
-    def preset_name(self) -> str:
-        """Name of the preset with this architecture, whatever the labels, or "custom"."""
-        return next((n for n in PRESETS if EANetConfig.preset(n, id2label=self.id2label) == self), "custom")
 
     @classmethod
     def preset(cls, name: str, **changes) -> EANetConfig:
@@ -188,36 +181,21 @@ class EANetConfig:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; the folder does not hold a complete model") from None
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not JSON ({first_line(error)})") from None
+            reason = error if isinstance(error, UserError) else f"not JSON ({first_line(error)})"
+            raise UserError(f"{path}: {reason}") from None
 
 
 PRESETS = {
     # The Keras example's architecture, without the parameters that cancel: query and key biases (in the token softmax) and
     # the bias of the patch projection (merged into the position embedding).
     "keras-io": dict(
-        tokenizer="patch",
-        position_embedding=True,
-        embed_dims=(64,),
-        depths=(8,),
-        num_heads=(16,),
-        slots=(16,),
-        head_dims=(16,),
-        shared_memory=True,
-        mlp_ratio=1.0,
-        depthwise_kernel=0,
-        norm="layer",
-        norm_epsilon=1e-5,
-        final_norm=False,
-        activation="gelu_tanh",
-        attention_dropout=0.2,
-        projection_dropout=0.2,
-        mlp_dropout=0.2,
-    ),  # fmt: skip
+        tokenizer="patch", position_embedding=True, embed_dims=(64,), depths=(8,), num_heads=(16,), slots=(16,),
+        head_dims=(16,), shared_memory=True, mlp_ratio=1.0, depthwise_kernel=0, norm="layer", norm_epsilon=1e-5,
+        final_norm=False, activation="gelu_tanh", attention_dropout=0.2, projection_dropout=0.2, mlp_dropout=0.2,
+    ),
     "small": dict(),  # the defaults of EANetConfig: the shipped model, 386,004 parameters
-}
+}  # fmt: skip
 NORMS = ("layer", "batch", "none")
 ACTIVATIONS = ("relu", "silu", "gelu", "gelu_tanh")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
@@ -232,7 +210,7 @@ def _is_number(value) -> bool:
 
 
 _FIELD_RULES = (
-    ("image_size patch_size", _is_count, "must be an integer, at least 1 (pixels)"),
+    ("image_size patch_size", lambda v: _is_count(v) and v <= 1024, "must be an integer from 1 to 1024 (pixels)"),
     ("shared_memory position_embedding final_norm", lambda v: isinstance(v, bool), "must be true or false"),
     ("tokenizer", ("patch", "conv").__contains__, 'must be "patch" or "conv"'),
     ("norm", NORMS.__contains__, f"must be one of {', '.join(NORMS)}"),
@@ -241,8 +219,8 @@ _FIELD_RULES = (
     ("attention_dropout projection_dropout mlp_dropout drop_path", lambda v: _is_number(v) and 0 <= v < 1,
      "must be a rate in [0, 1)"),
     ("mlp_ratio norm_epsilon", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
-    ("depthwise_kernel", lambda v: _is_count(v) and v % 2 == 1 or v == 0 and not isinstance(v, bool),
-     "must be an odd number, or 0 for none"),
+    ("depthwise_kernel", lambda v: _is_count(v) and v % 2 == 1 and v < 32 or v == 0 and not isinstance(v, bool),
+     "must be an odd number below 32, or 0 for none"),
     ("pixel_mean pixel_std", lambda v: isinstance(v, tuple) and len(v) == 3 and all(map(_is_number, v)), "must be 3 values"),
     ("pixel_std", lambda v: min(v) > 0, "must be above 0"),
 )  # fmt: skip
@@ -266,11 +244,11 @@ def _checked_labels(labels) -> dict[int, str]:
 
 def use_xla() -> bool:
     """Return whether to compile with XLA: on GPUs and JAX. TensorFlow's oneDNN kernels are several times faster on a CPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    if keras.backend.backend() != "tensorflow":
+        return keras.backend.backend() == "jax"
+    import tensorflow as tf
 
-        return bool(tf.config.list_physical_devices("GPU"))
-    return keras.backend.backend() == "jax"
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def build_eanet(config: EANetConfig):
@@ -445,11 +423,11 @@ def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path
         raise UserError(f"{repo_id}: not a local folder, and not a Hub repo id (user/name)")
     try:
         from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(repo_id, allow_patterns=list(files), **hub_options))
     except ModuleNotFoundError:
         hint = "for a model of this name on the Hub, `pip install huggingface_hub`"
         raise UserError(f"{repo_id}: not a local folder; {hint}") from None
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=list(files), **hub_options))
     except (OSError, ValueError) as error:
         reason = f"could not be downloaded from the Hub ({first_line(error)})"
         raise UserError(f"{repo_id}: not a local folder, and {reason}") from error
@@ -472,29 +450,49 @@ def from_pretrained_keras(repo_id_or_directory, **hub_options):
     config, weights = EANetConfig.from_json_file(directory / CONFIG_FILE), directory / WEIGHTS_FILE
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; the folder does not hold a complete model")
-    import h5py
-
-    model, arrays = build_eanet(config), []
     try:
+        arrays = _check_weights(weights, config)
+        model = build_eanet(config)
         model.load_weights(weights)
-        with h5py.File(weights, "r") as file:
-            file.visititems(lambda name, item: arrays.append(name) if isinstance(item, h5py.Dataset) else None)
-        if len(arrays) != len(model.weights):  # Keras ignores arrays that the model does not have
-            raise ValueError(f"it holds {len(arrays)} arrays, the model {len(model.weights)}")
+        if arrays != len(model.weights):  # Keras ignores arrays that the model does not have
+            raise ValueError(f"it holds {arrays} arrays, the model {len(model.weights)}")
     except (OSError, RuntimeError) as error:
         raise UserError(f"{weights}: cannot be read, damaged or cut short ({first_line(error)})") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{weights}: not the weights of the {CONFIG_FILE} next to it ({first_line(error)})") from None
     return model
 
 
+def _check_weights(path, config) -> int:
+    """Return the number of arrays in a weights file; raise ValueError, before anything is built or read, if it is forged."""
+    import h5py
+
+    dims, widths = config.embed_dims, config.head_dims if config.shared_memory else config.slots
+    least = 3 * config.patch_size**2 * dims[0] if config.tokenizer == "patch" else 0  # a lower bound of the parameters
+    least += (config.image_size // config.patch_size) ** 2 * dims[0] * config.position_embedding
+    for dim, depth, heads, width in zip(dims, config.depths, config.num_heads, widths, strict=True):
+        least += depth * dim * 2 * (heads * width + round(config.mlp_ratio * dim))
+    if 2 * least > path.stat().st_size:
+        raise ValueError(f"it is too small for {least:,} parameters")
+    arrays, seen = 0, 0
+    with h5py.File(path, "r") as file:
+        groups = [(file, 0)]
+        for group, depth in groups:
+            for name in group:
+                seen += 1
+                hard = isinstance(group.get(name, getlink=True), h5py.HardLink)  # others can lead to another file
+                item = group[name] if hard and seen <= 30_000 else None
+                if isinstance(item, h5py.Group) and depth < 16:
+                    groups.append((item, depth + 1))
+                elif isinstance(item, h5py.Dataset) and item.external is None and item.nbytes <= item.id.get_storage_size():
+                    arrays += 1
+                else:
+                    raise ValueError(f"{name[:50]!r} in it is not an array that Keras wrote")
+    return arrays
+
+
 def __getattr__(name):
     """Find names that moved to the `eanet` package; they stay importable from here for one release."""
-    try:
-        if not name.startswith("_"):
-            return getattr(importlib.import_module("eanet"), name)
-    except ModuleNotFoundError as error:
-        if error.name != "eanet":
-            raise
-        raise AttributeError(f"{name} is in the eanet package: copy the folder eanet/ next to modeling_eanet.py") from None
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name.startswith("_") or importlib.util.find_spec("eanet") is None:
+        raise AttributeError(f"no {name} in modeling_eanet; for what has moved, copy the folder eanet/ next to it")
+    return getattr(importlib.import_module("eanet"), name)

@@ -21,6 +21,7 @@ from predict_speed import SINGLES, time_predictions, time_processes
 
 from eanet.cli import UserError, positive_int, run
 from eanet.data import check_data_path
+from eanet.evaluation import preset_name
 
 
 def forms() -> dict:
@@ -79,7 +80,7 @@ def main(argv=None) -> None:
     common.report(
         "exports",
         rows,
-        preset=found["Keras"].config.preset_name,
+        preset=preset_name(found["Keras"].config),
         import_s=starts["import"],
         split=split.name,
         num_images=len(split),

@@ -18,6 +18,7 @@ import common
 import numpy as np
 
 from eanet.cli import positive_int, run
+from eanet.evaluation import preset_name
 
 BATCH, SINGLES = 128, 20
 EXAMPLE = "Keras example"
@@ -34,7 +35,7 @@ def models() -> dict:
     keras.utils.set_random_seed(0)
     preset, shipped = build_eanet(EANetConfig.preset("keras-io")), from_pretrained_keras(common.ROOT)
     found = {EXAMPLE: keras_io_example.build(), "keras-io preset": preset, "keras-io preset, folded": fold(preset)}
-    name = f"{shipped.config.preset_name} preset"
+    name = f"{preset_name(shipped.config)} preset"
     return found | {name: shipped, f"{name}, folded": fold(shipped)}
 
 
@@ -89,7 +90,7 @@ def main(argv=None) -> None:
     ]
     commands = {"import_s": ("-c", "import tensorflow, keras"), "cold_start_s": ("inference.py", "samples/apple.png")}
     seconds = time_processes(commands, max(5, args.rounds))
-    preset = list(found.values())[-2].config.preset_name
+    preset = preset_name(list(found.values())[-2].config)
     common.report("predict_speed", rows, preset=preset, **seconds)
 
 

@@ -12,7 +12,7 @@ from eanet.loaded_model import load_config
 from eanet.machine import versions
 from eanet.predict import predict_probabilities
 from eanet.run_dir import RESULTS_FILE, recorded_training
-from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, from_pretrained_keras, model_folder
+from modeling_eanet import CONFIG_FILE, PRESETS, WEIGHTS_FILE, EANetConfig, from_pretrained_keras, model_folder
 
 BATCH_SIZE = 500
 
@@ -62,6 +62,11 @@ def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) 
     return float(error), rows
 
 
+def preset_name(config: EANetConfig) -> str:
+    """Return the name of the preset with this architecture, whatever the labels, or "custom"."""
+    return next((name for name in PRESETS if EANetConfig.preset(name, id2label=config.id2label) == config), "custom")
+
+
 def evaluation_results(model, dataset: Dataset, split: Split) -> dict:
     """Measure a model and return the contents of eval_results.json, with None as "training".
 
@@ -74,7 +79,7 @@ def evaluation_results(model, dataset: Dataset, split: Split) -> dict:
     if not np.isfinite(measures["loss"]):
         raise UserError("the model's probabilities are not finite; its weights are damaged")
     name = f"{dataset.name} ({split.note})" if split.note else dataset.name
-    facts = {"preset": model.config.preset_name, "parameters": model.count_params(), "checksum": model_checksum(model)}
+    facts = {"preset": preset_name(model.config), "parameters": model.count_params(), "checksum": model_checksum(model)}
     return {
         **measures,
         "dataset": {"id": dataset.id, "name": name, "split": split.name, "note": split.note},

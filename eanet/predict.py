@@ -23,13 +23,21 @@ def predict_batch(model, images: np.ndarray, size: int, *, eager: bool = False) 
 
     Returns:
         float32 (n, num_classes), each row summing to 1.
+
+    Raises:
+        UserError: the model's outputs are not probabilities, for example NaN from damaged weights.
     """
     filled = np.pad(images, [(0, size - len(images)), (0, 0), (0, 0), (0, 0)])
     if eager and not getattr(model, "jit_compile", True):
         from keras import ops
 
-        return ops.convert_to_numpy(model(filled, training=False))[: len(images)]
-    return np.asarray(model.predict_on_batch(filled))[: len(images)]
+        probabilities = ops.convert_to_numpy(model(filled, training=False))[: len(images)]
+    else:
+        probabilities = np.asarray(model.predict_on_batch(filled))[: len(images)]
+    if not (probabilities >= 0).all() or not np.allclose(probabilities.sum(-1), 1, atol=0.01):  # NaN is neither
+        found = f"they sum to {probabilities.sum(-1)[0]:.3g} for the first image"
+        raise UserError(f"the model's outputs are not probabilities ({found}); its weights are damaged, or not its own")
+    return probabilities
 
 
 def predict_probabilities(model, images: np.ndarray, batch_size: int = 128) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, random_images, random_weights, tiny_config
 
+from eanet.evaluation import preset_name
 from eanet.folding import deployment_form, fold
 from modeling_eanet import EANetConfig, UserError, build_eanet
 
@@ -67,4 +68,4 @@ def test_model_loaded_by_keras_is_folded_with_its_config(name, tmp_path):
 
 
 def test_shipped_model_loaded_by_keras_is_folded():
-    assert fold(keras.saving.load_model(ROOT)).config.preset_name == "custom"
+    assert preset_name(fold(keras.saving.load_model(ROOT)).config) == "custom"

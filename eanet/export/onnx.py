@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, atomic_path, first_line, require
+from eanet.cli import UserError, atomic_path, first_line, printable, require
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
@@ -112,8 +112,12 @@ class OnnxModel:
         try:
             self.config = EANetConfig.from_dict(json.loads(metadata["eanet_config"]))
             self.checksum = metadata["checksum"]
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise UserError(f"{path}: not written by eanet.export (metadata: {first_line(error)})") from None
+        self._path, side = path, self.config.image_size
+        shapes = {value.name: value.shape[1:] for value in (*self._session.get_inputs(), *self._session.get_outputs())}
+        if shapes != {"image": [side, side, 3], "probabilities": [self.config.num_classes]}:
+            raise UserError(f"{path}: its graph does not fit its metadata ({printable(str(shapes))[:200]}); export it again")
 
     def predict_on_batch(self, images) -> np.ndarray:
         """Return the class probabilities of a batch.
@@ -123,8 +127,14 @@ class OnnxModel:
 
         Returns:
             float32 (n, num_classes).
+
+        Raises:
+            UserError: the graph fails; it is damaged.
         """
-        return self._session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
+        try:
+            return self._session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise UserError(f"{self._path}: cannot be run ({first_line(error)})") from None
 
 
 def find_onnx(name: str) -> Path:
