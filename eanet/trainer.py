@@ -97,7 +97,8 @@ def compile_model(model, config: TrainConfig, steps_per_epoch: int) -> None:
     model.compile(
         optimizer=_optimizer(model, config, steps_per_epoch),
         loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
-        metrics=["accuracy"],
+        # The string "accuracy" would make its variables in the first trace, and TensorFlow would trace the step twice.
+        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
         jit_compile=model.jit_compile,
     )
     model.optimizer.build(model.trainable_variables)

@@ -5,8 +5,9 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, run_program, write_official
+from conftest import ROOT, run_main, write_official
 
+import train
 from eanet.cli import UserError
 from eanet.export import OnnxModel
 from eanet.hub.promote import promote
@@ -22,17 +23,18 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fresh") / "run"
-    recipe = ["--preset", "small", "--epochs", 1, "--batch-size", 128, "--validation-split", 0]
-    done = run_program("train", "--data", data, *recipe, "--output", folder)
-    assert done.returncode == 0, done.stderr
+    recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 128, "--validation-split", 0]
+    assert run_main(train, "--data", data, *recipe, "--output", folder) == 0
     return folder
 
 
 @pytest.fixture
-def tree(tmp_path):
-    """A copy of this repository."""
+def tree(run, tmp_path):
+    """A copy of this repository, whose model has the architecture of the run."""
     ignore = shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__", "tests", ".*_cache")
-    return shutil.copytree(ROOT, tmp_path / "tree", ignore=ignore)
+    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ignore)
+    shutil.copy(run / "config.json", tree)
+    return tree
 
 
 def content(folder):
