@@ -11,6 +11,7 @@ from conftest import ROOT, tiny_config
 from eanet.cli import UserError
 from eanet.hub import card, front_matter
 from eanet.hub.card_facts import collect_facts
+from eanet.hub.records import read_record
 from modeling_eanet import build_eanet
 
 RESULTS = {
@@ -43,7 +44,13 @@ def facts(plain_facts):
 @pytest.fixture
 def training_facts(tiny_model, tmp_path):
     """Return a function from the training record to the facts."""
-    return lambda training: collect_facts(tmp_path, {**RESULTS, "training": training}, tiny_model, "me/new")
+
+    def collect(training):
+        path = tmp_path / "eval_results.json"
+        path.write_text(json.dumps({**RESULTS, "training": training}))
+        return collect_facts(tmp_path, read_record(path, path.name, "train again"), tiny_model, "me/new")
+
+    return collect
 
 
 def metadata(text):
@@ -108,7 +115,7 @@ def test_broken_front_matter_is_named_with_its_line(text, words):
 
 @pytest.mark.parametrize("head", ["tags: [{a: b}]\n", "tags: x\n", "datasets: {a: 1}\n"])
 def test_front_matter_of_another_type_is_named(head, facts):
-    with pytest.raises(UserError, match="must be a list of texts"):
+    with pytest.raises(UserError, match="must be a list of strings"):
         card.update_card(f"---\n{head}---\n", facts)
 
 
@@ -155,10 +162,13 @@ def test_a_widget_follows_the_samples(facts):
     assert "widget" in metadata(card.render_card(facts))
 
 
-def test_a_thumbnail_of_a_removed_figure_goes(facts):
-    base = "https://huggingface.co/me/new/resolve/main/"
-    for name, kept in (("figures/slots.png", False), ("figures/mine.png", True), ("logo.png", True)):
-        assert ("thumbnail" in metadata(card.update_card(f"---\nthumbnail: {base}{name}\n---\n", facts))) == kept
+def test_a_thumbnail_is_a_figure_of_this_repository(facts):
+    facts["figures"], facts["removed_figures"] = {"curves.png": dict(alt="", caption="", width=300)}, ["slots.png"]
+    base = "https://huggingface.co/keras-io/base/resolve/main/"
+    new = "https://huggingface.co/me/new/resolve/main/"
+    for old, kept in (("figures/slots.png", None), ("figures/curves.png", new + "figures/curves.png"),
+                      ("figures/mine.png", base + "figures/mine.png"), ("logo.png", base + "logo.png")):  # fmt: skip
+        assert metadata(card.update_card(f"---\nthumbnail: {base}{old}\n---\n", facts)).get("thumbnail") == kept
 
 
 # Regions --------------------------------------------------------------------------------------------------------------
@@ -329,9 +339,14 @@ def test_the_training_is_told_with_every_setting(training_facts):
         assert "```bash\npython train.py --epochs 3\npython train.py\n```" in both
         assert "| 1 | 3 | 1 |" in both and "seed 8 |" in both and "| 2 | 1 | 1 |" in both
         assert "Each run starts from the weights of the run before." in both
-        for damaged in ("a word", {"command": "python train.py"}):
+        for damaged in (
+            "a word",
+            {"command": "python train.py"},
+            {**first, "recipe": 3},
+            {**first, "recipe": {"ema": 0}},
+        ):
             with pytest.raises(UserError, match="eval_results.json"):
-                training_facts({**TRAINING, key: damaged})
+                card.render_card(training_facts({**TRAINING, key: damaged}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
@@ -384,9 +399,9 @@ def test_measurements_are_read_by_key_and_only_of_these_weights(name, found, sho
     text = region({**found, "checksum": checksum})
     assert all(words in text for words in shown)
     assert region(dict(reversed({**found, "checksum": checksum}.items()))) == text  # the order of keys says nothing
-    damaged = {**found, "checksum": checksum, "rows": [{}]}
+    damaged = {**found, "checksum": checksum, "rows": [{}], "easiest": [{}]}
     for broken in ("{", "[]", {"checksum": checksum}, damaged):
-        with pytest.raises(UserError, match=rf"{name}\.json: damaged"):
+        with pytest.raises(UserError, match=rf"benchmarks/{name}\.json: damaged"):
             region(broken)
 
 

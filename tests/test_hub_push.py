@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, write_official
@@ -84,6 +85,13 @@ def test_fine_tuning_starts_from_the_hub_and_a_pull_has_its_logs(session, made_r
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     assert len(EventAccumulator(str(tmp_path / "back" / "logs" / "train")).Reload().Scalars("epoch_loss")) == 2
+
+    shown = re.findall(r'(?:src="|\]\()((?!https?:)[^")]+)', card_on(session.hub))
+    shown += ["requirements.txt", "LICENSE", "README.md"]  # those that pyproject.toml names
+    assert [name for name in shown if not (tmp_path / "back" / name).is_file()] == []
+    again = [sys.executable, tmp_path / "back" / "push_to_hub.py", "push", ".", "--repo-id", REPO, "--dry-run"]
+    done = subprocess.run(again, cwd=tmp_path / "back", env=session.env, capture_output=True, text=True)
+    assert "dry run: no commit" in done.stdout, done.stderr
 
     data = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
     code = "import train\nsys.exit(train.main(sys.argv[1:]))"
@@ -205,6 +213,7 @@ def test_a_branch_that_moved_is_not_overwritten(session, run, hub):
 def test_no_login_is_one_line(session, run, hub):
     line = error_line(session.push(run, HF_TOKEN=""), 2)
     assert "hf auth login" in line and hub.repos == {}
+    assert "no such folder" in error_line(session.push(run / "none", HF_TOKEN=""), 2)  # first, before anything about the Hub
     done = session.push(run, "--dry-run", HF_TOKEN="")  # needs none
     assert done.code == 0 and f"not logged in: as if {REPO} were new" in done.err
     assert re.search(r"new .* model\.weights\.h5\n", done.out) and "+# EANet" in done.out and hub.repos == {}

@@ -46,7 +46,7 @@ def results_of_another_run(run):
 
 def results_without_a_key(run):
     results = json.loads((run / "eval_results.json").read_text())
-    del results["versions"]
+    del results["training"]["wall_time_s"]
     (run / "eval_results.json").write_text(json.dumps(results))
 
 
@@ -132,7 +132,7 @@ def token_in_card(run):
         (shutil.rmtree, ["no such folder"]),
         (remove_artefacts, ["holds no model", "train.py"]),
         (remove_saved_model, ["saved_model.pb is missing", "--export"]),
-        (break_results, ["eval_results.json is damaged"]),
+        (break_results, ["eval_results.json: damaged"]),
         (results_of_another_run, ["different runs", "eval_results.json"]),
         (history_of_another_run, ["different runs", "history.json"]),
         (labels_of_another_run, ["different runs", "config.json"]),
@@ -142,7 +142,7 @@ def token_in_card(run):
         (damaged_saved_model, ["SavedModel cannot be loaded"]),
         (damaged_history, ["history.json is damaged"]),
         (damaged_figures, ["figures.json: damaged"]),
-        (results_without_a_key, ["eval_results.json", "versions", "train.py"]),
+        (results_without_a_key, ["eval_results.json", "wall_time_s is missing", "train.py"]),
         (link_out, ["samples/a.png", "link"]),
         (link_within, ["samples/notes.md", "link"]),
         (linked_folder, ["logs/", "link"]),
@@ -236,20 +236,21 @@ def test_a_snapshot_in_the_cache_is_a_run_itself(run, snapshot, tmp_path, monkey
         link.unlink(missing_ok=True)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
-    monkeypatch.setattr(upload, "stage_run", functools.partial(staging.stage_run, tree=snapshot))
+    stage_run = staging.stage_run
+    monkeypatch.setattr(staging, "stage_run", functools.partial(stage_run, tree=snapshot))
     assert upload.write_card(snapshot, REPO) == f"wrote {snapshot / 'README.md'}"
     with pytest.raises(UserError, match="is a link"):
-        staging.stage_run(snapshot, tmp_path / "staged", ROOT)
+        stage_run(snapshot, tmp_path / "staged", ROOT)
 
 
 def test_the_message_about_a_token_names_the_file_itself(run, snapshot, tmp_path):
-    (snapshot / "tests" / "conftest.py").unlink()
-    (snapshot / "tests" / "conftest.py").write_text(SECRET)
-    with pytest.raises(UserError, match=re.escape(f"{snapshot / 'tests' / 'conftest.py'}: holds a Hub token")):
+    (snapshot / "train.py").unlink()
+    (snapshot / "train.py").write_text(SECRET)
+    with pytest.raises(UserError, match=re.escape(f"{snapshot / 'train.py'}: contains a Hub token")):
         staging.stage_run(run, tmp_path / "staged", snapshot)
 
 
-def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, tmp_path):
+def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, tmp_path, capsys):
     shutil.copy(run / "onnx" / "model.onnx", run / "onnx" / "model_int8.onnx")
     shutil.copy(ROOT / "onnx" / "model.onnx", run / "onnx" / "model_other.onnx")
     (run / "figures").mkdir()
@@ -257,7 +258,8 @@ def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, 
     shutil.copy(ROOT / "figures" / "slots.png", run / "figures" / "slots.svg")
     staged = staging.stage_run(run, tmp_path / "staged")
     assert {path.name for path in staged.folder.glob("onnx/*")} == {"model.onnx", "model_int8.onnx"}
-    assert sorted(staged.left_out) == ["figures/slots.svg", "onnx/model_other.onnx"]
+    said = capsys.readouterr().err
+    assert re.findall(r"(\S+) is left out", said) == ["onnx/model_other.onnx", "figures/slots.svg"]
     assert not (staged.folder / "figures" / "architecture.png").exists()
     model = modeling_eanet.build_eanet(modeling_eanet.EANetConfig.preset("small", id2label=["a", "b"]))
     save_pretrained_keras(model, tmp_path / "same", saved_model=False)
@@ -276,8 +278,20 @@ def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):
     assert not {"train.py", "tests/theirs.py"} & names
 
 
-def test_a_notebook_shows_no_output_of_other_weights(run, tmp_path):
-    staged = staging.stage_run(run, tmp_path / "staged")
-    (notebook,) = staged.folder.glob("examples/*.ipynb")
-    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert cells and all(cell["outputs"] == [] for cell in cells)
+def test_a_run_takes_the_programs_along_and_a_copy_of_the_repository_the_rest_too(run, tmp_path):
+    top = """train.py inference.py push_to_hub.py handler.py export.py modeling_eanet.py requirements.txt pyproject.toml
+        LICENSE config.json metadata.json model.weights.h5 saved_model.pb keras_metadata.pb fingerprint.pb eval_results.json
+        history.json"""
+    extra = {"tests/test_cli.py", "tests/hub_server/hub.py", "CONTRIBUTING.md", "examples/eanet_cifar100.ipynb"}
+
+    def staged_names(name):
+        folder = staging.stage_run(run, tmp_path / name).folder
+        return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+    names = staged_names("plain")
+    assert {name for name in names if "/" not in name} == set(top.split())
+    assert {name.split("/")[0] for name in names if "/" in name} == {"eanet", "variables", "logs", "onnx"}
+    for name in extra:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, run / name)
+    assert staged_names("copy") - names == extra

@@ -73,7 +73,9 @@ def test_a_dry_run_changes_nothing(run, tree, data):
     said = promote(run, tree=tree, data=str(data), dry_run=True)
     assert content(tree) == before
     for words in ("write    model.weights.h5", "write    onnx/model.onnx", "delete   benchmarks/evaluation.json",
-                  "run      benchmarks/evaluation.py --data", "run      tools/draw_figures.py"):  # fmt: skip
+                  "update   README.md", "update   benchmarks/README.md", "update   figures/figures.json",
+                  "update   examples/eanet_cifar100.ipynb", "run      benchmarks/evaluation.py --data",
+                  "run      tools/draw_figures.py"):  # fmt: skip
         assert words in said
 
 
@@ -83,9 +85,14 @@ def test_a_script_that_fails_leaves_nothing_of_the_old_weights(run, tree, data, 
     (tree / "figures" / "attention.svg").write_text("no entry in figures.json")
     for name in ("benchmarks/evaluation.py", "benchmarks/exports.py", "benchmarks/readme.py", "tools/draw_figures.py"):
         (tree / name).write_text("raise SystemExit('no such thing')")
-    said = promote(run, tree=tree, data=str(data))
-    err = capfd.readouterr().err
-    assert said.count("failed   ") == 4 and "benchmarks/evaluation.py failed: no such thing" in err
+    with pytest.raises(UserError, match=r"failed: benchmarks/evaluation.py, .*tools/draw_figures.py; ") as failure:
+        promote(run, tree=tree, data=str(data))
+    said, err = capfd.readouterr()
+    assert (
+        failure.value.exit_status == 1
+        and said.count("failed   ") == 4
+        and "benchmarks/evaluation.py failed: no such thing" in err
+    )
     assert "deleted  figures/architecture.png" in said and "architecture.png" not in (tree / "README.md").read_text()
     assert err.count("attention.svg") == 1 and "figures/attention.svg is deleted: figures/figures.json has no entry" in err
     assert not (tree / "figures" / "curves.png").exists() and not (tree / "benchmarks" / "evaluation.json").exists()
@@ -102,6 +109,11 @@ def test_bad_arguments_are_named_and_change_nothing(run, tree, tmp_path):
         promote(tmp_path / "none", tree=tree)
     with pytest.raises(UserError, match="not a copy of the repository"):
         promote(run, tree=tmp_path)
+    card = (tree / "README.md").read_text(encoding="utf-8")
+    (tree / "README.md").write_text(card.replace("<!-- /results -->\n", ""), encoding="utf-8")
+    with pytest.raises(UserError, match="<!-- results -->"):
+        promote(run, tree=tree)
+    (tree / "README.md").write_text(card, encoding="utf-8")
     broken = shutil.copytree(run, tmp_path / "broken")
     (broken / "history.json").write_text("{}")
     with pytest.raises(UserError, match=r"history\.json is damaged"):

@@ -34,7 +34,7 @@ def render_card(facts: dict) -> str:
     Args:
         facts: from `card_facts.collect_facts`.
     """
-    body = _tidy(_templates().get_template("card.md").render(facts))
+    body = _render("card.md", facts)
     head = update_front_matter("", facts, "new card", widget=bool(facts["samples"]))
     return f"---\n{head}---\n{body}"
 
@@ -70,7 +70,7 @@ def update_card(text: str, facts: dict, where: str = "README.md") -> str:
 
 def card_regions(facts: dict) -> dict[str, str]:
     """Return the text of every region, by name; "" where there is nothing to say about these weights."""
-    rendered = "".join(_tidy(_templates().get_template(name).render(facts)) for name in ("card.md", "retired.md"))
+    rendered = _render("card.md", facts) + _render("retired.md", facts)
     return {match["name"]: match["text"].removesuffix("\n") for match in REGION.finditer(rendered)}
 
 
@@ -167,6 +167,15 @@ def _templates():
     return environment
 
 
+def _render(template: str, facts: dict) -> str:
+    import jinja2
+
+    try:
+        return _tidy(_templates().get_template(template).render(facts))
+    except jinja2.UndefinedError as error:  # a key that is missing in a file is named by `records.Record`
+        raise UserError(f"eval_results.json or a file in benchmarks/ is damaged ({error}); train or measure again") from None
+
+
 def escape(value):
     """Return `value` as text that Markdown and HTML show as it is, on one line. Everything that a template prints is."""
     if value is None or isinstance(value, Verbatim):
@@ -174,6 +183,7 @@ def escape(value):
     text = printable(re.sub(r"\s+", " ", str(value)))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = re.sub(r"([\\`*|\[\]~$])", r"\\\1", text)
+    text = re.sub(r"(?i)(https?:|ftp:|mailto:|xmpp:|www\.|@)", r"\1<!-- -->", text)  # the Hub makes links of addresses
     return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)  # within a word it is only an underscore
 
 

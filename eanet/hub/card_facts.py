@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,17 +10,9 @@ from eanet.cli import UserError
 from eanet.evaluation import count_macs
 from eanet.hub.front_matter import CIFAR100
 from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, figures_record
+from eanet.hub.records import read_record
 from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, checksum_matches
-
-SETTINGS = ("learning_rate", "warmup_epochs", "weight_decay", "batch_size", "label_smoothing", "cutmix", "precision", "ema")
-EVALUATION = ("dataset", "split", "num_images", "accuracy", "superclass_accuracy", "mean_confidence", "bins",
-              "expected_calibration_error", "rows", "easiest", "hardest", "confusions")  # fmt: skip
-EXPORTS = ("rows", "split", "num_images", "hardware", "date", "command")
-ROWS = {
-    "evaluation": ("superclass", "num_images", "top1_accuracy", "superclass_accuracy"),
-    "exports": ("form", "size_mb", "top1_accuracy", "same_answers", "one_image_ms", "cold_start_s"),
-}
 
 
 def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
@@ -29,7 +20,7 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
 
     Args:
         folder: staging folder, or another folder with a model and all that its card shows.
-        results: content of its `eval_results.json`, with the keys that `staging.read_results` checks.
+        results: content of its `eval_results.json`.
         model: Keras model of the folder, with its `config`.
         repo_id: "user/name".
 
@@ -37,33 +28,38 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
         A dict of JSON values for `card.render_card` and `card.update_card`.
 
     Raises:
-        UserError: a result is not a finite number, or a file is damaged.
+        UserError: a result is not a finite number, or a file is damaged. A key that only the card's text needs may be
+            found missing when the card is rendered.
     """
     folder, config = Path(folder), model.config
     for key in ("accuracy", "top5_accuracy", "loss"):
         if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
             raise UserError(f"{RESULTS_FILE}: {key} is {results[key]!r}, not a finite number; measure the model again")
-    runs = _runs(results["training"])
+    try:
+        runs = training_runs(results["training"])
+        epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
+    except (TypeError, AttributeError):
+        raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     figures = _figures(folder)
     onnx = folder / ONNX_FILE
     return {
         "repo_id": repo_id,
         "results": results,
         "cifar100": results["dataset"]["id"] == CIFAR100,
-        "cifar100_parent": any(_on_cifar100(run["command"]) for run in runs[:-1]),
+        "cifar100_parent": any(map(_on_cifar100, parents)),
         "labels": list(config.id2label.values()),
         "image_size": config.image_size,
         "interpolation": config.interpolation,
         "macs": count_macs(model),
         "architecture": _architecture(config),
-        "epochs": sum(run["epochs"] for run in runs),
+        "epochs": epochs,
         "runs": runs,
         "samples": sample_answers(folder, model),
         "figures": figures,
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
         "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
-        "evaluation": _measured(folder, "evaluation", EVALUATION, model),
-        "exports": _measured(folder, "exports", EXPORTS, model),
+        "evaluation": _measured(folder, "evaluation", model),
+        "exports": _measured(folder, "exports", model),
         "benchmarks_readme": (folder / "benchmarks" / "README.md").is_file(),
     }
 
@@ -111,41 +107,16 @@ def _architecture(config) -> dict:
     return {**found, "stages": stages}
 
 
-def _runs(training: dict | None) -> list[dict]:
-    """Return the runs that made the weights, oldest first, with the keys that the card shows."""
-    if training is None:
-        return []
-    keys = ("command", "epochs", "num_images", "seed", "wall_time_s", "hardware", "date", "init_from")
-    try:
-        runs = []
-        for record in training_runs(training):
-            run = {key: record[key] for key in keys} | {"backend": record.get("backend")}
-            recipe = record.get("recipe")
-            runs.append({**run, "recipe": {key: recipe[key] for key in SETTINGS} if recipe else None})
-        return runs
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
-
-
 def _on_cifar100(command: str) -> bool:
     """Return True if a training command reads CIFAR-100, by the name of its data; without data it downloads CIFAR-100."""
     data = re.search(r"--data[ =](\S+)", command)
     return data is None or "cifar100" in re.sub(r"[\W_]", "", data[1].lower())
 
 
-def _measured(folder: Path, name: str, keys: tuple, model) -> dict | None:
+def _measured(folder: Path, name: str, model) -> dict | None:
     """Return the content of benchmarks/<name>.json, or None if there is none of these weights."""
     path = folder / "benchmarks" / f"{name}.json"
     if not path.is_file():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not checksum_matches(model, found["checksum"]):
-            return None
-        missing = [key for key in keys if key not in found]
-        missing += [key for row in found.get("rows") or [{}] for key in ROWS[name] if key not in row]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        missing = ["a checksum"]
-    if missing:
-        raise UserError(f"benchmarks/{name}.json: damaged ({missing[0]} is missing); `benchmarks/{name}.py` rewrites it")
-    return {key: found[key] for key in keys}
+    found = read_record(path, f"benchmarks/{name}.json", f"`python benchmarks/{name}.py` rewrites it")
+    return found if checksum_matches(model, found["checksum"]) else None

@@ -31,14 +31,14 @@ def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
     size = model.config.image_size
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
     expected = np.asarray(model(images))
-    formats = {"config.json's Keras half": _predict_keras, "the SavedModel": _predict_saved_model}
+    formats = {"the Keras model of config.json": _predict_keras, "the SavedModel": _predict_saved_model}
     if (folder / ONNX_FILE).exists():
         formats[ONNX_FILE] = functools.partial(_predict_onnx, model)
     for name, predict in formats.items():
         try:
             predicted = predict(folder, images)
         except ImportError:
-            print(f"{name} was not checked: the packages for it are not installed", file=sys.stderr)
+            print(f"{name} is not checked: its packages are not installed", file=sys.stderr)
             continue
         except Exception as error:  # the loaders raise anything on a damaged file
             raise UserError(f"{run}: {name} cannot be loaded ({first_line(error)})") from None
@@ -54,7 +54,7 @@ def _check_history(run: Path, folder: Path, training: dict, same) -> None:
         history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
         of_run = (len(history["loss"]), history["loss"][-1]) == (training["epochs"], training["final_loss"])
     except (ValueError, KeyError, TypeError, IndexError):
-        raise UserError(f"{run}: {HISTORY_FILE} is damaged") from None
+        raise UserError(f"{run}: {HISTORY_FILE} is damaged; delete it, or train the run again") from None
     same(of_run, HISTORY_FILE, RESULTS_FILE)
     for split, key in (("train", "loss"), ("validation", "val_loss")):
         for file in sorted((folder / "logs" / split).glob("*tfevents*")):
@@ -64,7 +64,7 @@ def _check_history(run: Path, folder: Path, training: dict, same) -> None:
 
 def _check_same(run: Path, ok, name: str, other: str) -> None:
     if not ok:
-        raise UserError(f"{run}: {name} and {other} are of different runs; bring the files of one run together")
+        raise UserError(f"{run}: {name} and {other} are from different runs; put the files of one run together")
 
 
 def _predict_keras(folder: Path, images):

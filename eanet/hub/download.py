@@ -2,19 +2,22 @@
 
 `snapshot_download` fetches into the client's cache, and a record, `.pulled.json`, tells the files of an earlier pull from
 those of a person. `snapshot_download(local_dir=...)` keeps such a record too, but overwrites edited files and leaves those
-that the Hub has deleted.
+that the Hub has deleted. A folder may come from a stranger: a record counts only with the signature of this machine's key,
+and no file is written or deleted outside of the folder or through a link in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
+import hmac
 import json
 import os
 import shutil
 from pathlib import Path
 
-from eanet.cli import UserError, temporary_folder, write_json
+from eanet.cli import UserError, atomic_path, printable, read_json, temporary_folder, write_json
 from eanet.hub.errors import set_timeout, with_retries
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, SAVED_MODEL_FILES
@@ -52,9 +55,10 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
         if name != RECORD and matches(name, wanted):
             files[name] = sha256(path.read_bytes())
     if not files:
-        raise UserError(f"{repo_id}: no {'logs' if part == 'logs' else 'model'} at revision {revision}")
+        raise UserError(f"{repo_id}: revision {revision} has no {'logs' if part == 'logs' else 'model'}")
     for name, digest in files.items():
-        if name not in before and (to / name).exists() and sha256((to / name).read_bytes()) != digest:
+        path = _inside(to, name)
+        if name not in before and path.exists() and sha256(path.read_bytes()) != digest:
             raise UserError(f"{to}: {name} already exists and was not pulled; move it, or use another folder")
     gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     _move_in(snapshot, to, files, gone, before, repo_id)
@@ -65,10 +69,7 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
 
 def pulled_digest(folder: Path, name: str) -> str | None:
     """Return the SHA-256 of the file `name` as an earlier pull wrote it to `folder`; None where none did."""
-    try:
-        return json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"].get(name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    return (_read_record(folder) or {"files": {}})["files"].get(name)
 
 
 def sha256(content: bytes) -> str:
@@ -109,17 +110,57 @@ def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
         raise UserError(f"{to}: is a file, not a folder")
     if not to.is_dir() or not any(to.iterdir()):
         return {}
-    try:
-        record = json.loads((to / RECORD).read_text(encoding="utf-8"))
-        theirs, files, earlier = record["repo_id"], dict(record["files"]), dict(record.get("before", {}))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{to}: is not empty and not from an earlier pull; use another folder") from None
-    if theirs != repo_id:
-        raise UserError(f"{to}: was pulled from {theirs}, not from {repo_id}; use another folder")
-    for name, digest in files.items():
-        if (to / name).is_file() and sha256((to / name).read_bytes()) not in (digest, earlier.get(name)):
+    record = _read_record(to)
+    if record is None:
+        raise UserError(f"{to}: is not empty and not from an earlier pull on this machine; use another folder")
+    if record["repo_id"] != repo_id:
+        raise UserError(f"{to}: was pulled from {record['repo_id']}, not from {repo_id}; use another folder")
+    for name, digest in record["files"].items():
+        path = _inside(to, name)
+        if path.is_file() and sha256(path.read_bytes()) not in (digest, record["before"].get(name)):
             raise UserError(f"{to}: {name} was changed since it was pulled; move it away, or use another folder")
-    return files
+    return record["files"]
+
+
+def _inside(to: Path, name: str) -> Path:
+    """Return the path of the file `name` in `to`; raise UserError if it leads out of it, or over a link."""
+    path = to / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{to}: {printable(name)} leads out of the folder; use another folder")
+    for part in (path, *path.parents):
+        if part == to:
+            return path
+        if part.is_symlink():
+            raise UserError(f"{part}: is a link; remove it, or use another folder")
+    raise UserError(f"{to}: {printable(name)!r} is not the name of a file; use another folder")
+
+
+def _read_record(folder: Path) -> dict | None:
+    """Return the record of an earlier pull into `folder`, or None if there is none that this machine signed."""
+    with contextlib.suppress(OSError, UserError, KeyError, TypeError, AttributeError):
+        record = read_json(folder / RECORD)
+        signature = record.pop("signature")
+        if hmac.compare_digest(signature, _sign(record)):
+            return record
+    return None
+
+
+def write_record(to: Path, **record) -> None:
+    """Write the signed record of a pull: `repo_id`, `commit`, `files` and `before` (name to SHA-256)."""
+    write_json(to / RECORD, {**record, "signature": _sign(record)})
+
+
+def _sign(record: dict) -> str:
+    """Return the signature of a record, with a key that only this user's programs can read."""
+    from huggingface_hub.constants import HF_HOME
+
+    path = Path(HF_HOME, "eanet-pull.key")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            temporary.touch(0o600)
+            temporary.write_bytes(os.urandom(32))
+    return hmac.new(path.read_bytes(), json.dumps(record, sort_keys=True).encode(), "sha256").hexdigest()
 
 
 def _move_in(snapshot: Path, to: Path, files: dict, gone: list, before: dict, repo_id: str) -> None:
@@ -129,12 +170,11 @@ def _move_in(snapshot: Path, to: Path, files: dict, gone: list, before: dict, re
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(snapshot / name, folder / name)
         # The record comes first, with old and new digests: a pull interrupted from here on can be repeated.
-        record = {"repo_id": repo_id, "commit": snapshot.name, "files": {**before, **files}, "before": before}
-        write_json(to / RECORD, record)
+        write_record(to, repo_id=repo_id, commit=snapshot.name, files={**before, **files}, before=before)
         for name in files:
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / name, to / name)
     for name in gone:
-        (to / name).unlink(missing_ok=True)
+        _inside(to, name).unlink(missing_ok=True)
     kept = {name: digest for name, digest in before.items() if name not in gone}
-    write_json(to / RECORD, {"repo_id": repo_id, "commit": snapshot.name, "files": {**kept, **files}})
+    write_record(to, repo_id=repo_id, commit=snapshot.name, files={**kept, **files}, before={})

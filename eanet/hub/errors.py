@@ -52,7 +52,7 @@ def with_retries(call, repo_id: str):
             if status is None and not connection_failed(error):
                 raise  # nothing to do with the Hub
             if HF_HUB_OFFLINE:
-                raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, and the cache does not have this") from None
+                raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, and the files are not in the cache; unset it") from None
             _wait_or_raise(error, status, attempt, repo_id)
 
 

@@ -18,6 +18,7 @@ METRICS = (
     ("loss", "Cross-entropy", "loss"),
 )
 WIDGET_SAMPLES, WIDGET_LABELS = 6, 3
+THUMBNAIL = re.compile(r"(https://[^/]+/)[^/]+/[^/]+(/resolve/[^/]+/figures/([^/?#]+))")
 DEFAULTS = {"language": "en", "license": "apache-2.0", "library_name": "keras", "pipeline_tag": "image-classification"}
 
 
@@ -75,7 +76,7 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
     tags, datasets = data.get("tags") or [], data.get("datasets") or []
     for name, value in (("tags", tags), ("datasets", datasets)):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise UserError(f"{where}: {name} must be a list of texts; fix it there")
+            raise UserError(f"{where}: {name} must be a list of strings; fix it there")
     if not set(TAGS) <= set(tags):
         entries["tags"] = tags + [tag for tag in TAGS if tag not in tags]
     ours = facts["results"]["dataset"]["id"]
@@ -84,9 +85,12 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
     wanted += [ours] if ours and ours not in wanted else []
     if wanted != datasets:
         entries["datasets"] = wanted or None
-    thumbnail = re.search(r"figures/([^/?#]+)$", str(data.get("thumbnail")))
-    if thumbnail and thumbnail[1] in facts["removed_figures"]:
-        entries["thumbnail"] = None
+    if thumbnail := THUMBNAIL.fullmatch(str(data.get("thumbnail"))):
+        url = f"{thumbnail[1]}{facts['repo_id']}{thumbnail[2]}"
+        if thumbnail[3] in facts["removed_figures"]:
+            entries["thumbnail"] = None
+        elif thumbnail[3] in facts["figures"] and url != thumbnail[0]:
+            entries["thumbnail"] = url
     if "widget" in data or widget:
         entries["widget"] = widget_of(facts["samples"]) or None
     entries["model-index"] = model_index(data.get("model-index"), facts)

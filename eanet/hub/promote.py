@@ -8,30 +8,29 @@ import sys
 from pathlib import Path
 
 from eanet.cli import UserError, atomic_path, first_line, require, temporary_folder, write_text
+from eanet.hub import provenance, staging
 from eanet.hub.card import repository_of, update_card
 from eanet.hub.card_facts import collect_facts
 from eanet.hub.download import matches
-from eanet.hub.provenance import (
-    UNRECORDED,
-    checksum_of,
-    drop_other_weights,
-    onnx_matches,
-    other_weights,
-    unrecorded_figures,
-)
-from eanet.hub.staging import ARTEFACTS, CARD, LOGS, MEASURED, ONNX, TREE, clear_outputs, same_architecture, stage_run
+from eanet.hub.staging import CARD
 from eanet.hub.upload import export_if_possible
 from eanet.loaded_model import load_config
 from eanet.run_dir import HISTORY_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
-INSTALLED = (*ARTEFACTS, *MEASURED, *LOGS, ONNX)
+INSTALLED = (*staging.ARTEFACTS, *staging.MEASURED, *staging.LOGS, staging.ONNX)
 REPLACED = ("variables/*", "logs/*tfevents*", HISTORY_FILE, LEGACY_ONNX_FILE)  # unless installed
 FIGURES = ("samples", "slots", "architecture", "curves", "attention", "scaling")
 EVALUATION_FIGURES = ("confusion", "calibration")  # drawn from benchmarks/evaluation.json
 
 
-def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: Path = TREE) -> str:
+class ScriptFailed(UserError):
+    """The run is promoted, but a script that measures or draws failed. Exit status 1."""
+
+    exit_status = 1
+
+
+def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: Path = staging.TREE) -> str:
     """Copy a run's model, results and logs into the repository and bring what depends on the weights up to date.
 
     The run is checked, exported and staged before the repository is touched; then each file gets a temporary name and is
@@ -48,13 +47,14 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
 
     Raises:
         UserError: the run does not belong together or has other classes, matplotlib is missing, or `tree` is not a
-            repository with a card.
+            repository with a card; nothing was changed.
+        ScriptFailed: at the end, when what was done has been printed.
     """
     repo_id = _check(run, data, tree)
     commands = _commands(tree, data)
     with temporary_folder(prefix="eanet-promote-") as folder:
         print(f"checking {run} …", file=sys.stderr)
-        staged = stage_run(run, folder, tree)
+        staged = staging.stage_run(run, folder, tree)
         if load_config(folder).id2label != load_config(tree).id2label:
             raise UserError(
                 f"{run}: has other classes than the model here, which {CARD} describes; push it to a repository of its own"
@@ -63,28 +63,43 @@ def promote(run: Path, *, data: str | None = None, dry_run: bool = False, tree: 
             export_if_possible(staged.model, folder / ONNX_FILE)
         new = [name for name in _files(folder) if matches(name, INSTALLED)]
         gone = [name for name in _replaced(tree, folder, staged.model) if name not in new]
-        unrecorded = unrecorded_figures(tree)
+        unrecorded = provenance.unrecorded_figures(tree)
+        _update_card(tree, folder, staged, repo_id)  # shows what is wrong with it before anything is changed
+        edited = [CARD, *(name for name in ("benchmarks/README.md", provenance.FIGURES_RECORD) if (tree / name).is_file())]
+        edited += [path.relative_to(tree).as_posix() for path in _notebooks(tree, folder)]
         if dry_run:
-            lines = _lines("write", [*new, CARD]) + _lines("delete", gone) + _lines("run", commands)
+            lines = _lines("write", new) + _lines("update", edited) + _lines("delete", gone) + _lines("run", commands)
             return "\n".join(["dry run: nothing was changed", *lines])
         for name in unrecorded:
-            print(f"{name} is deleted: {UNRECORDED}", file=sys.stderr)
+            print(f"{name} is deleted: {provenance.UNRECORDED}", file=sys.stderr)
         _install(new, gone, folder, tree)
-        drop_other_weights(tree, staged.model)
+        provenance.drop_other_weights(tree, staged.model)
         failed = [command for command in commands if not _run(command, tree)]
-        drop_other_weights(tree, staged.model)  # what a script that failed has left
-        facts = collect_facts(tree, staged.results, staged.model, repo_id)
-        write_text(tree / CARD, update_card((tree / CARD).read_text(encoding="utf-8"), facts, str(tree / CARD)))
-    lines = _lines("wrote", [*new, CARD]) + _lines("deleted", [name for name in gone if not (tree / name).exists()])
+        provenance.drop_other_weights(tree, staged.model)  # what a script that failed has left
+        write_text(tree / CARD, _update_card(tree, tree, staged, repo_id))
+    lines = _lines("wrote", new) + _lines("updated", [name for name in edited if (tree / name).exists()])
+    lines += _lines("deleted", [name for name in gone if not (tree / name).exists()])
     lines += _lines("ran", [command for command in commands if command not in failed]) + _lines("failed", failed)
-    return "\n".join([f"promoted {run} to {tree}", *lines])
+    said = "\n".join([f"promoted {run} to {tree}", *lines])
+    if failed:
+        print(said)
+        names = ", ".join(command[0] for command in failed)
+        raise ScriptFailed(f"failed: {names}; without what they measure or draw. Promote the run again when they work")
+    return said
+
+
+def _update_card(tree: Path, folder: Path, staged, repo_id: str) -> str:
+    """Return the tree's card, brought up to date with the files in `folder`."""
+    facts = collect_facts(folder, staged.results, staged.model, repo_id)
+    return update_card((tree / CARD).read_text(encoding="utf-8"), facts, str(tree / CARD))
 
 
 def _check(run: Path, data: str | None, tree: Path) -> str:
     """Check the arguments of `promote`, and return the repository that the card names."""
     if not (tree / "pyproject.toml").is_file() or not (tree / CARD).is_file():
         raise UserError(f"{tree}: not a copy of the repository, with pyproject.toml and {CARD}; run promote in one")
-    if run.is_dir() and run.resolve() == tree.resolve():
+    staging.check_run(run)
+    if run.resolve() == tree.resolve():
         raise UserError(f"{run}: is the repository itself; give the folder of a run")
     if data is not None and not Path(data).exists():
         raise UserError(f"{data}: no such file or folder")
@@ -99,18 +114,24 @@ def _check(run: Path, data: str | None, tree: Path) -> str:
 def _replaced(tree: Path, folder: Path, model) -> list[str]:
     """Return the names of the files in the tree that are not of the model in the staging folder."""
     names = [name for name in _files(tree) if matches(name, REPLACED)]
-    names += [name for name in _files(tree) if matches(name, [ONNX]) and not onnx_matches(tree / name, model)]
-    names += other_weights(tree, model)
-    if not same_architecture(tree, folder):
+    names += [
+        name for name in _files(tree) if matches(name, [staging.ONNX]) and not provenance.onnx_matches(tree / name, model)
+    ]
+    names += provenance.other_weights(tree, model)
+    if not staging.same_architecture(tree, folder):
         names += [path.relative_to(tree).as_posix() for path in tree.glob("figures/architecture.*")]
     return list(dict.fromkeys(names))
 
 
+def _notebooks(tree: Path, folder: Path) -> list[Path]:
+    """Return the notebooks in the tree whose outputs are of other weights than those in the staging folder."""
+    return sorted(tree.glob("examples/*.ipynb")) if provenance.checksum_of(tree) != provenance.checksum_of(folder) else []
+
+
 def _install(new: list[str], gone: list[str], folder: Path, tree: Path) -> None:
     """Copy the files `new` from the staging folder to the tree and delete those in `gone`."""
-    if checksum_of(tree) != checksum_of(folder):
-        for path in tree.glob("examples/*.ipynb"):
-            clear_outputs(path)
+    for path in _notebooks(tree, folder):
+        staging.clear_outputs(path)
     for name in new:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(tree / name) as temporary:

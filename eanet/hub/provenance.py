@@ -9,7 +9,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from eanet.cli import UserError, read_json, write_json, write_text
+from eanet.cli import UserError, write_json, write_text
+from eanet.hub.records import Record, read_record
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import checksum_matches
 
@@ -17,7 +18,7 @@ FIGURES_RECORD = "figures/figures.json"
 UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
 OUR_FIGURES = {"attention": True, "slots": True, "calibration": True, "confusion": True, "curves": True, "samples": True,
-               "architecture": False, "scaling": False}  # fmt: skip
+               "architecture": False}  # fmt: skip
 ONNX_CHECKSUM = re.compile(rb"checksum\x12\x08([0-9a-f]{8})")  # an entry of the metadata, as protobuf writes it
 # Sections of benchmarks/*.md that depend on weights.
 WEIGHTS_SECTION = re.compile(r"^<!-- weights (\w+) -->\n.*?^<!-- end -->\n\n?", re.DOTALL | re.MULTILINE)
@@ -25,8 +26,8 @@ WEIGHTS_SECTION = re.compile(r"^<!-- weights (\w+) -->\n.*?^<!-- end -->\n\n?", 
 
 def checksum_of(folder: Path) -> str | None:
     """Return the checksum of the weights that `eval_results.json` in `folder` is about, or None."""
-    with contextlib.suppress(UserError, KeyError, TypeError):
-        return _read(folder / RESULTS_FILE, RESULTS_FILE)["model"]["checksum"]
+    with contextlib.suppress(UserError, TypeError):
+        return read_record(folder / RESULTS_FILE, RESULTS_FILE, "")["model"]["checksum"]
     return None
 
 
@@ -46,21 +47,19 @@ def figures_record(path: Path) -> dict[str, dict]:
     """
     if not path.is_file():
         return {}
-    record = _read(path, FIGURES_RECORD)
-    try:
-        return {
-            name: {"checksum": str(record["checksum"]) if entry["depends_on"] == "weights" else None}
-            | {key: entry[key] for key in ("caption", "alt", "width") if key in entry}
-            for name, entry in record["figures"].items()
-        }
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{FIGURES_RECORD}: damaged; `python tools/draw_figures.py` rewrites it") from None
+    record = _figures_json(path)
+    return {
+        name: {"checksum": str(record["checksum"]) if entry["depends_on"] == "weights" else None}
+        | {key: entry[key] for key in ("caption", "alt", "width") if key in entry}
+        for name, entry in record["figures"].items()
+    }
 
 
-def is_our_figure(name: str, record: dict) -> bool:
-    """Return True for the path of a figure that this repository draws, rather than a person's own."""
+def shows_weights(name: str, record: dict) -> bool:
+    """Return True for the path of a figure that shows weights or an architecture, rather than a person's own."""
     path = Path(name)
-    return path.parent.as_posix() == "figures" and (path.name in record or path.stem in OUR_FIGURES)
+    shown = path.stem in OUR_FIGURES or record.get(path.name, {}).get("checksum") is not None
+    return path.parent.as_posix() == "figures" and shown
 
 
 def other_weights(folder: Path, model) -> list[str]:
@@ -93,7 +92,10 @@ def drop_other_weights(folder: Path, model) -> None:
     if (folder / FIGURES_RECORD).is_file():
         _filter_record(folder)
     for path in folder.glob("benchmarks/*.md"):
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a person's
+            continue
         kept = WEIGHTS_SECTION.sub(lambda m: m[0] if checksum_matches(model, m[1]) else "", text)
         if kept != text:
             write_text(path, kept.rstrip() + "\n")
@@ -101,7 +103,7 @@ def drop_other_weights(folder: Path, model) -> None:
 
 def _filter_record(folder: Path) -> None:
     """Remove from figures.json the figures that are not there."""
-    record = read_json(folder / FIGURES_RECORD)
+    record = _figures_json(folder / FIGURES_RECORD)
     kept = {name: entry for name, entry in record["figures"].items() if (folder / "figures" / name).is_file()}
     if len(kept) < len(record["figures"]):
         dependent = any(entry["depends_on"] == "weights" for entry in kept.values())
@@ -112,7 +114,10 @@ def _filter_record(folder: Path) -> None:
 def _other_measurements(folder: Path, model) -> list[str]:
     gone = []
     for path in sorted(folder.glob("benchmarks/*.json")):
-        checksum = _read(path, f"benchmarks/{path.name}").get("checksum")
+        name = f"benchmarks/{path.name}"
+        checksum = None
+        with contextlib.suppress(UserError):  # not ours; the card's facts name a damaged one of ours
+            checksum = read_record(path, name, "").get("checksum")
         if checksum is not None and not checksum_matches(model, checksum):
             gone += [
                 f"benchmarks/{other.name}" for other in folder.glob(f"benchmarks/{path.stem}.*") if other.suffix != ".py"
@@ -120,10 +125,9 @@ def _other_measurements(folder: Path, model) -> list[str]:
     return gone
 
 
-def _read(path: Path, name: str) -> dict:
-    """Return the JSON object in the file `path`, which messages call `name`."""
-    with contextlib.suppress(UserError):
-        value = read_json(path)
-        if isinstance(value, dict):
-            return value
-    raise UserError(f"{name}: damaged, not a JSON object; delete it, or run what wrote it again")
+def _figures_json(path: Path) -> Record:
+    record = read_record(path, FIGURES_RECORD, hint := "`python tools/draw_figures.py` rewrites it")
+    entries = record["figures"]
+    if not isinstance(entries, Record) or not all(isinstance(entry, Record) for entry in entries.values()):
+        raise UserError(f"{FIGURES_RECORD}: damaged; {hint}")
+    return record

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
+import sys
 from pathlib import Path
 
 import eanet
@@ -12,7 +12,8 @@ from eanet.cli import UserError, read_json, write_json
 from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
 from eanet.hub.errors import TOKEN
-from eanet.hub.provenance import UNRECORDED, checksum_of, drop_other_weights, onnx_matches, unrecorded_figures
+from eanet.hub.provenance import FIGURES_RECORD, UNRECORDED, drop_other_weights, onnx_matches, unrecorded_figures
+from eanet.hub.records import read_record
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
@@ -24,16 +25,18 @@ ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb
              "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
 MEASURED = (RESULTS_FILE, HISTORY_FILE)
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
-FIGURES = ("figures/*.png", "figures/*.svg", "figures/figures.json")
+FIGURES = ("figures/*.png", "figures/*.svg", FIGURES_RECORD)
 ONNX = "onnx/*.onnx"
 SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
+# What only this repository and its copies have; a run that was trained in one does not.
+DEVELOPMENT = ("CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "examples/*.ipynb",
+               "tests/*.py", "tests/[a-z]*/*.py", "demo/*.html", "demo/*.js", "demo/*.css", "demo/*.md",
+               "demo/*.py")  # fmt: skip
 # From the folder of the code:
 LIBRARY = ("modeling_eanet.py", "eanet/**/*.py", "eanet/hub/templates/*.md")
 PROGRAMS = ("train.py", "inference.py", "push_to_hub.py", "handler.py", "export.py", "requirements*.txt", "pyproject.toml",
-            "LICENSE", "CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "examples/*.ipynb",
-            "tests/*.py", "tests/hub_server/*.py", "demo/*.html", "demo/*.js", "demo/*.css", "demo/*.md",
-            "demo/*.py")  # fmt: skip
+            "LICENSE")  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -46,7 +49,6 @@ class Staged:
         results: content of its `eval_results.json`.
         with_programs: False where eanet is installed without the repository, so that only the library is staged.
         cached: the run is the folder of the code, where the Hub's cache may have links.
-        left_out: files of the run that are not staged, each with the reason.
     """
 
     folder: Path
@@ -54,7 +56,6 @@ class Staged:
     results: dict
     with_programs: bool
     cached: bool
-    left_out: dict[str, str]
 
 
 def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
@@ -66,30 +67,37 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
         tree: folder of the code.
 
     Returns:
-        The `Staged` run. Figures and measurements of other weights are not in it.
+        The `Staged` run. Figures, exports and measurements of other weights are not in it; standard error names those whose
+            weights are not known.
 
     Raises:
         UserError: `run` has no complete run, files of different runs, a link, or a Hub token.
     """
     from modeling_eanet import from_pretrained_keras
 
-    if not run.is_dir():
-        raise UserError(f"{run}: no such folder")
+    check_run(run)
     is_tree = run.resolve() == tree.resolve()
-    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS), cached=is_tree)
+    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS, *DEVELOPMENT), cached=is_tree)
     _copy_onnx(run, folder, cached=is_tree)
     with_programs = (tree / "pyproject.toml").is_file()
     _copy(tree, folder, (*LIBRARY, *PROGRAMS) if with_programs else LIBRARY, cached=True)
     _check_complete(run, folder)
     if with_programs and not is_tree:
         _copy_shared(tree, folder)
-    results = read_results(folder, run)
+    results = read_record(folder / RESULTS_FILE, f"{run / RESULTS_FILE}", "the run's own train.py command rewrites it")
     model = from_pretrained_keras(folder)
     checks.check_one_run(run, folder, results, model)
-    left_out = _copy_exports(run, folder, model, cached=is_tree)
-    left_out |= dict.fromkeys(unrecorded_figures(folder), UNRECORDED)
+    _copy_exports(run, folder, model, cached=is_tree)
+    for name in unrecorded_figures(folder):
+        print(f"{name} is left out: {UNRECORDED}", file=sys.stderr)
     drop_other_weights(folder, model)
-    return Staged(folder, model, results, with_programs, is_tree, left_out)
+    return Staged(folder, model, results, with_programs, is_tree)
+
+
+def check_run(run: Path) -> None:
+    """Raise UserError if there is no folder `run`."""
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder")
 
 
 def check_no_link(root: Path, name: str, cached: bool = False) -> None:
@@ -106,7 +114,7 @@ def check_no_link(root: Path, name: str, cached: bool = False) -> None:
     target, home = (root / name).resolve(), root.resolve()
     blobs = home.parent.parent / "blobs"
     if target != home / name and not (cached and home.parent.name == "snapshots" and blobs in target.parents):
-        raise UserError(f"{root / name}: is a link, or in a folder that is one; put the file itself there, or remove it")
+        raise UserError(f"{root / name}: is a link, or in a folder that is one; replace it by the file, or remove it")
 
 
 def check_no_token(content: bytes, name) -> None:
@@ -115,39 +123,7 @@ def check_no_token(content: bytes, name) -> None:
 
     token = get_token()
     if TOKEN.search(content) or (token and token.encode() in content):
-        raise UserError(f"{name}: holds a Hub token; take it out, and revoke it if the file was ever shared")
-
-
-def read_results(folder: Path, run: Path | None = None) -> dict:
-    """Read `eval_results.json` and check that it has every key that the card is made of.
-
-    Args:
-        folder: where it is.
-        run: how messages name that folder.
-
-    Raises:
-        UserError: it is missing, damaged, or a key is missing.
-    """
-    keys = {
-        "dataset": ("id", "name", "split", "note"),
-        "model": ("preset", "parameters", "checksum"),
-        "training": tuple("command seed epochs num_images wall_time_s hardware date init_from final_loss".split()),
-        "versions": ("backend",),
-    }
-    try:
-        results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        missing = [key for key in ("accuracy", "top5_accuracy", "loss", "num_images", *keys) if key not in results]
-        for part, names in keys.items():
-            if not missing and results[part] is not None:
-                missing += [f"{part}.{name}" for name in names if name not in results[part]]
-    except (ValueError, TypeError):
-        missing = ["a JSON object"]
-    if missing:
-        raise UserError(
-            f"{run or folder}: {RESULTS_FILE} is damaged or from an older train.py: {missing[0]} is missing; the run's own "
-            "train.py command, given again, rewrites it"
-        )
-    return results
+        raise UserError(f"{name}: contains a Hub token; remove it, and revoke the token if the file was ever shared")
 
 
 def _copy(root: Path, folder: Path, patterns, cached: bool = False) -> None:
@@ -171,20 +147,18 @@ def _copy_onnx(run: Path, folder: Path, cached: bool) -> None:
             return
 
 
-def _copy_exports(run: Path, folder: Path, model, cached: bool) -> dict[str, str]:
-    """Copy the quantized forms of the ONNX file; return those of other weights, each with the reason to leave it out."""
-    left_out = {}
+def _copy_exports(run: Path, folder: Path, model, cached: bool) -> None:
+    """Copy the quantized forms of the ONNX file, except those of other weights."""
     for path in sorted(run.glob(ONNX)):
         name = path.relative_to(run).as_posix()
         if onnx_matches(path, model):
             _copy_file(run, name, folder / name, cached)
         else:
-            left_out[name] = "its metadata does not have the checksum of these weights"
-    return left_out
+            print(f"{name} is left out: its metadata does not have the checksum of these weights", file=sys.stderr)
 
 
 def _copy_shared(tree: Path, folder: Path) -> None:
-    """Add what a run's folder lacks and the repository has: sample images, and measurements of the code."""
+    """Add what a run's folder lacks: sample images of its classes, and the figure of its architecture."""
     from eanet.loaded_model import load_config
 
     labels = set(load_config(folder).id2label.values())
@@ -196,14 +170,10 @@ def _copy_shared(tree: Path, folder: Path) -> None:
         original = tree / path.relative_to(folder)
         if original.is_file() and original.read_bytes() == path.read_bytes():  # a copy of this repository's
             path.unlink()
-    for pattern in (*BENCHMARKS, *FIGURES):
-        for path in tree.glob(pattern):
-            name = path.relative_to(tree).as_posix()
-            if not (folder / name).exists() and (same or path.stem != "architecture"):
-                _copy(tree, folder, [name], cached=True)
-    if checksum_of(tree) != checksum_of(folder):
-        for path in folder.glob("examples/*.ipynb"):
-            clear_outputs(path)
+    if same and not any(folder.glob("figures/architecture.*")):
+        _copy(tree, folder, ["figures/architecture.*"], cached=True)
+        if not (folder / FIGURES_RECORD).exists():
+            _copy(tree, folder, [FIGURES_RECORD], cached=True)
 
 
 def same_architecture(folder: Path, other: Path) -> bool:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
+import functools
 import hashlib
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from eanet.cli import UserError, temporary_folder, write_text
+from eanet.hub import provenance, staging
 from eanet.hub.card import card_warnings, render_card, update_card
 from eanet.hub.card_facts import collect_facts
 from eanet.hub.download import matches, pulled_digest, sha256
 from eanet.hub.errors import HubError, connection_failed, explain, set_timeout, status_of, with_retries
 from eanet.hub.front_matter import split_card
-from eanet.hub.provenance import FIGURES_RECORD, figures_record, is_our_figure, onnx_matches
-from eanet.hub.staging import ARTEFACTS, CARD, MEASURED, ONNX, SAMPLES, Staged, check_no_link, check_no_token, stage_run
+from eanet.hub.staging import CARD
+from eanet.run_dir import RESULTS_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
-STALE = (*ARTEFACTS, *MEASURED, "variables/*", "logs/*tfevents*", LEGACY_ONNX_FILE, FIGURES_RECORD,
-         "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json", "benchmarks/exports.md",
-         "benchmarks/README.md", "examples/eanet_cifar100.ipynb")  # fmt: skip
+STALE = (*staging.ARTEFACTS, *staging.MEASURED, provenance.FIGURES_RECORD, LEGACY_ONNX_FILE, "variables/*",
+         "logs/*tfevents*", "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json",
+         "benchmarks/exports.md")  # fmt: skip
+# Files on the Hub with parts about weights; a push keeps them without those parts.
+NOTEBOOK = "examples/eanet_cifar100.ipynb"
+CLEANED = ("benchmarks/*.json", "benchmarks/README.md", NOTEBOOK)
 # Files of earlier layouts of this repository, by their exact names.
 OLD_FILES = """
     data.py training_form.py model_card.py card_regions.py card_template.md requirements-dev.txt requirements-onnx.txt
@@ -57,12 +64,13 @@ def push(
         What was done, in several lines.
 
     Raises:
-        UserError: the run does not belong together, its card is broken, or there is no login.
+        UserError: there is no such run, it does not belong together, its card is broken, or there is no login.
         HubError: the Hub refuses or does not answer; it has the whole commit or none of it.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
+    staging.check_run(run)
     set_timeout()
     token = get_token()
     if HF_HUB_OFFLINE and not dry_run:
@@ -73,7 +81,7 @@ def push(
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
         print(f"checking {run} …", file=sys.stderr)
-        staged = _stage(run, folder)
+        staged = staging.stage_run(run, folder)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
         api = HfApi(library_name="eanet")
@@ -98,16 +106,9 @@ def write_card(run: Path, repo_id: str) -> str:
         UserError: the run does not belong together, or its card is broken.
     """
     with temporary_folder(prefix="eanet-card-") as folder:
-        job = _Push(None, run, _stage(run, folder), repo_id)
+        job = _Push(None, run, staging.stage_run(run, folder), repo_id)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
-
-
-def _stage(run: Path, folder: Path) -> Staged:
-    staged = stage_run(run, folder)
-    for name, reason in staged.left_out.items():
-        print(f"{name} is left out: {reason}", file=sys.stderr)
-    return staged
 
 
 def _is_public(api, repo_id: str) -> bool:
@@ -119,20 +120,27 @@ def _is_public(api, repo_id: str) -> bool:
         return False
 
 
+@dataclasses.dataclass
 class _Push:
-    """One push. `attempt` asks the Hub and can be run again: nothing that the Hub has is sent twice.
+    """One push. `attempt` can be repeated: it starts from what the Hub has then."""
 
-    `api` is None for a dry run that asks nothing, as if the repository were new.
-    """
+    api: Any  # None: as if the Hub had no such repository
+    run: Path
+    staged: staging.Staged
+    repo_id: str
+    revision: str = "main"
+    private: bool = False
+    message: str | None = None
+    new_card: bool = False
+    dry_run: bool = False
+    facts: dict | None = None
+    onnx_tried: bool = False
+    from_hub: list[str] = dataclasses.field(default_factory=list)
+    # Of a commit that was attempted; it may have been made although no answer came.
+    changes: list[str] = dataclasses.field(default_factory=list)
 
-    def __init__(self, api, run, staged: Staged, repo_id, revision="main", private=False, message=None, new_card=False,
-                 dry_run=False):  # fmt: skip
-        self.api, self.run, self.staged, self.repo_id, self.revision = api, run, staged, repo_id, revision
-        self.private, self.message, self.new_card, self.dry_run = private, message, new_card, dry_run
-        self.facts: dict | None = None
-        self.told: set[str] = set()
-        self.onnx_tried = False
-        self.changes: list[str] = []  # of a commit that was attempted; it may have been made although no answer came
+    def __post_init__(self):
+        self.tell = functools.cache(lambda line: print(line, file=sys.stderr))  # each line once
 
     def attempt(self) -> str:
         from huggingface_hub.constants import ENDPOINT
@@ -149,7 +157,7 @@ class _Push:
         listing = self.api.list_repo_tree(self.repo_id, recursive=True, revision=head) if head else []
         theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}  # files, not folders
         self._complete(theirs, head)
-        old_card = self._old_card(head) if CARD in theirs else None
+        old_card = _read_card(self._download(CARD, head), f"{CARD} of {self.repo_id} on the Hub") if CARD in theirs else None
         write_text(self.staged.folder / CARD, self.card(old_card))
         ours = {p.relative_to(self.staged.folder).as_posix(): p for p in self.staged.folder.rglob("*") if p.is_file()}
         sent = {name: path for name, path in sorted(ours.items()) if not _is_same(path, theirs.get(name))}
@@ -177,26 +185,21 @@ class _Push:
             self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
-            check_no_link(self.run, CARD, self.staged.cached)
-            own = _decode(path.read_bytes(), path)
+            staging.check_no_link(self.run, CARD, self.staged.cached)
+            own = _read_card(path, path)
         base, where = theirs, f"{CARD} of {self.repo_id} on the Hub"
         if own is not None and (self.new_card or theirs is None or pulled_digest(self.run, CARD) == sha256(theirs.encode())):
             base, where = own, str(path)
         elif self.new_card:
             base = None
         text = render_card(facts) if base is None else update_card(base, facts, where)
-        check_no_token(text.encode(), where)
+        staging.check_no_token(text.encode(), where)
         split_card(text, "the new card")
         for line in card_warnings(text, facts, where) if base is not None else []:
-            self._tell(line)
+            self.tell(line)
         if own not in (None, theirs) and base is theirs and not _updates_to(own, facts, text):
-            self._tell(f"the card on the Hub is kept; {path} is left out (--new-card takes it)")
+            self.tell(f"the card on the Hub is kept; {path} is left out (--new-card takes it)")
         return text
-
-    def _tell(self, line: str) -> None:
-        if line not in self.told:
-            self.told.add(line)
-            print(line, file=sys.stderr)
 
     def _head(self) -> tuple[str, bool | None]:
         """Return the revision's commit, or "", and whether the repository is private, or None if there is none."""
@@ -222,37 +225,41 @@ class _Push:
     def _download(self, name: str, head: str) -> Path:
         return Path(self.api.hf_hub_download(self.repo_id, name, revision=head))
 
-    def _old_card(self, head: str) -> str:
-        return _decode(self._download(CARD, head).read_bytes(), f"{CARD} of {self.repo_id} on the Hub")
-
     def _complete(self, theirs: dict, head: str) -> None:
-        """Add what the run lacks: an ONNX file of its weights, and the sample images on the Hub, for their answers."""
-        folder = self.staged.folder
-        if not (folder / ONNX_FILE).exists():
-            if ONNX_FILE in theirs:
-                found = self._download(ONNX_FILE, head)
-                if onnx_matches(found, self.staged.model):
-                    (folder / ONNX_FILE).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(found, folder / ONNX_FILE)
-                    self.facts = None
-            if not (folder / ONNX_FILE).exists() and not self.onnx_tried:
-                self.onnx_tried = True
-                export_if_possible(self.staged.model, folder / ONNX_FILE)
-        names = [name for name in theirs if name.count("/") == 1 and matches(name, SAMPLES)]
-        if names and not any((folder / "samples").glob("*")):
-            (folder / "samples").mkdir(exist_ok=True)
-            for name in names:
-                shutil.copyfile(self._download(name, head), folder / name)
+        """Add what the run lacks: its staging.ONNX file, and from the Hub the sample images and files that need cleaning."""
+        folder, model = self.staged.folder, self.staged.model
+        for name in self.from_hub:  # by an earlier attempt
+            (folder / name).unlink(missing_ok=True)
+        wanted = [name for name in theirs if matches(name, CLEANED) and not matches(name, STALE)]
+        if not any((folder / "samples").glob("*")):
+            wanted += [name for name in theirs if name.count("/") == 1 and matches(name, staging.SAMPLES)]
+        self.from_hub = [name for name in wanted if not (folder / name).exists()]
+        if ONNX_FILE in theirs and not (folder / ONNX_FILE).exists():
+            self.from_hub += [ONNX_FILE] * provenance.onnx_matches(self._download(ONNX_FILE, head), model)
+        for name in self.from_hub:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(self._download(name, head), folder / name)
+            if name == NOTEBOOK and not self._has_these_weights(theirs, head):
+                staging.clear_outputs(folder / name)
+        if self.from_hub:
+            provenance.drop_other_weights(folder, model)
             self.facts = None
+        if not (folder / ONNX_FILE).exists() and not self.onnx_tried:
+            self.onnx_tried = True
+            export_if_possible(model, folder / ONNX_FILE)
+
+    def _has_these_weights(self, theirs: dict, head: str) -> bool:
+        found = provenance.checksum_of(self._download(RESULTS_FILE, head).parent) if RESULTS_FILE in theirs else None
+        return found == self.staged.results["model"]["checksum"]
 
     def _stale(self, theirs: dict, head: str) -> list[str]:
         record = {}
-        if FIGURES_RECORD in theirs:
+        if provenance.FIGURES_RECORD in theirs:
             with contextlib.suppress(UserError):  # a damaged one is replaced or deleted
-                record = figures_record(self._download(FIGURES_RECORD, head))
-        stale = [name for name in theirs if matches(name, STALE) or is_our_figure(name, record)]
-        exports = [name for name in theirs if matches(name, [ONNX]) and not (self.staged.folder / name).exists()]
-        stale += [name for name in exports if not onnx_matches(self._download(name, head), self.staged.model)]
+                record = provenance.figures_record(self._download(provenance.FIGURES_RECORD, head))
+        stale = [name for name in theirs if matches(name, (*STALE, *CLEANED)) or provenance.shows_weights(name, record)]
+        exports = [name for name in theirs if matches(name, [staging.ONNX]) and not (self.staged.folder / name).exists()]
+        stale += [name for name in exports if not provenance.onnx_matches(self._download(name, head), self.staged.model)]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
             stale += [name for name in OLD_FILES if name in theirs]
         return stale
@@ -293,7 +300,7 @@ class _Push:
 
 
 def export_if_possible(model, path: Path) -> None:
-    """Write the ONNX export of `model` to `path`; where a package is missing, say so."""
+    """Write the staging.ONNX export of `model` to `path`; where a package is missing, say so."""
     from eanet.export import export_onnx
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -311,9 +318,9 @@ def _updates_to(own: str, facts: dict, text: str) -> bool:
         return False
 
 
-def _decode(content: bytes, where) -> str:
+def _read_card(path: Path, where) -> str:
     try:
-        return content.decode("utf-8")
+        return path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
