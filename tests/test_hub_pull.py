@@ -1,5 +1,6 @@
 """Pull a repository: all of it or nothing, and never over a person's files."""
 
+import hashlib
 import json
 
 import pytest
@@ -82,7 +83,9 @@ def test_a_partial_pull_keeps_your_files_and_removes_old_logs(pushed, session, h
 
     record = json.loads((back / ".pulled.json").read_text())  # as an interrupted pull leaves it
     record["files"][name], record["before"] = "0" * 64, {name: record["files"][name]}
-    (back / ".pulled.json").write_text(json.dumps(record))
+    del record["signature"]
+    write = "import json; from pathlib import Path; from eanet.hub.download import write_record; "
+    session.python(f"{write}write_record(Path(sys.argv[1]), **json.loads(sys.argv[2]))", back, json.dumps(record))
     assert session.pull(back, "--logs-only").code == 0
 
 
@@ -99,3 +102,26 @@ def test_offline_a_pull_uses_the_cache_and_a_push_says_so(pushed, session, made_
     offline.close()
     assert len(hub.requests) == asked
     assert (tmp_path / "two" / "model.weights.h5").read_bytes() == (made_run / "model.weights.h5").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "/tmp/victim.txt", "logs/../../victim.txt", "."])
+def test_a_record_that_this_machine_did_not_write_is_not_trusted(pushed, session, tmp_path, name):
+    back, victim = tmp_path / "back", tmp_path / "victim.txt"
+    assert session.pull(back).code == 0
+    victim.write_text("mine")
+    record = json.loads((back / ".pulled.json").read_text())
+    record["files"][name] = hashlib.sha256(b"mine").hexdigest()
+    (back / ".pulled.json").write_text(json.dumps(record))
+    assert "not from an earlier pull on this machine" in error_line(session.pull(back), 2)
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["logs", "config.json"])
+def test_a_pull_does_not_write_through_a_link(pushed, session, tmp_path, name):
+    back, elsewhere = tmp_path / "back", tmp_path / "elsewhere"
+    assert session.pull(back).code == 0
+    (back / name).rename(elsewhere)
+    (back / name).symlink_to(elsewhere)
+    before = {path: path.read_bytes() for path in [elsewhere, *elsewhere.rglob("*")] if path.is_file()}
+    assert f"{name}: is a link; remove it" in error_line(session.pull(back), 2)
+    assert before == {path: path.read_bytes() for path in [elsewhere, *elsewhere.rglob("*")] if path.is_file()}

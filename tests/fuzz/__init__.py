@@ -1,0 +1,1 @@
+"""Hostile and damaged inputs, generated from seeds, and what every program must do with them."""
