@@ -23,17 +23,7 @@ import sys
 # In the Hub's cache this file is a link into blobs/; its own folder has the code.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from eanet.cli import (  # noqa: E402
-    check_backend,
-    closed_fraction,
-    fraction,
-    non_negative_float,
-    positive_float,
-    positive_int,
-    quiet_tensorflow,
-    run,
-    seed,
-)
+from eanet.cli import check_backend, quiet_tensorflow, run  # noqa: E402
 from eanet.train_config import PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, EANetConfig  # noqa: E402
 
@@ -63,16 +53,16 @@ def parse_args(argv=None) -> argparse.Namespace:
         text = help if default is None else f"{help} (default: {default})"
         recipe.add_argument(f"--{name}", type=type, metavar=metavar, default=default, help=text)
 
-    option("epochs", positive_int, "N", "passes over the training images")
-    option("batch-size", positive_int, "N", "images per step")
-    option("seed", seed, "N", "seed of the weights, image order, augmentation and validation split")
-    option("validation-split", fraction, "F", "fraction of the training images held out to validate each epoch; 0 for none")
-    option("learning-rate", positive_float, "X", "peak learning rate: linear warm-up, then a cosine to 0")
-    option("weight-decay", non_negative_float, "X", "weight decay of AdamW, for all but biases and norms")
-    option("warmup-epochs", non_negative_float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
-    option("label-smoothing", fraction, "X", "label smoothing of the training loss")
-    option("cutmix", closed_fraction, "F", "fraction of the images that get CutMix; none in the last tenth of the epochs")
-    option("ema", fraction, "X", "momentum of the moving average of the weights, which is saved; 0 saves the final weights "
+    option("epochs", int, "N", "passes over the training images")
+    option("batch-size", int, "N", "images per step")
+    option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
+    option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
+    option("learning-rate", float, "X", "peak learning rate: linear warm-up, then a cosine to 0")
+    option("weight-decay", float, "X", "weight decay of AdamW, for all but biases and norms")
+    option("warmup-epochs", float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
+    option("label-smoothing", float, "X", "label smoothing of the training loss")
+    option("cutmix", float, "F", "fraction of the images that get CutMix; none in the last tenth of the epochs")
+    option("ema", float, "X", "momentum of the moving average of the weights, which is saved; 0 saves the final weights "
            "(default: 0.998, less in runs under 10,000 steps)")  # fmt: skip
     recipe.add_argument("--precision", default="float32", choices=PRECISIONS, help="mixed_bfloat16 is faster on processors "
                         "and GPUs with bfloat16 (default: float32)")  # fmt: skip

@@ -1,4 +1,4 @@
-"""What every program shares: errors on one line, atomic writes, argument types and a quiet TensorFlow import."""
+"""What every program shares: errors on one line, atomic writes and a quiet TensorFlow import."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -106,6 +107,11 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path) -> bool:
+    """Return whether `path` is what a killed process leaves behind: a temporary file of `atomic_path`."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", Path(path).name) is not None
+
+
 @contextlib.contextmanager
 def temporary_folder(parent=None, prefix: str = ".tmp-"):
     """Yield a new folder as a `Path` and remove it with everything in it; inside `parent`, a rename out of it is atomic."""
@@ -141,28 +147,14 @@ def read_json(path):
         raise UserError(f"{path}: not JSON ({first_line(error)})") from None
 
 
-# Argument types -------------------------------------------------------------------------------------------------------
+# Arguments ------------------------------------------------------------------------------------------------------------
 
 
-def _number(kind, accepts, description):
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not accepts(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
-        return value
-
-    return parse
-
-
-positive_int = _number(int, lambda v: v >= 1, "a whole number, at least 1")
-seed = _number(int, lambda v: 0 <= v < 2**32, "a whole number from 0 to 4294967295")
-fraction = _number(float, lambda v: 0 <= v < 1, "a number from 0 up to, but not including, 1")
-closed_fraction = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1")
-positive_float = _number(float, lambda v: 0 < v < float("inf"), "a number above 0")
-non_negative_float = _number(float, lambda v: 0 <= v < float("inf"), "a number, at least 0")
+def positive_int(text: str) -> int:
+    """Parse an integer from 1 up, for argparse."""
+    if not re.fullmatch(r"\s*\+?\d+\s*", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer, at least 1")
+    return int(text)
 
 
 # TensorFlow's messages ------------------------------------------------------------------------------------------------

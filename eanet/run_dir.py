@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, atomic_path, first_line, read_json
+from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
+from eanet.data.tables import SUFFIXES as TABLE_SUFFIXES
 from eanet.loaded_model import load_config
+from eanet.saving import KERAS_FILES
 from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
 
@@ -31,8 +34,8 @@ class Run:
 
     Attributes:
         config: its options.
-        settings: what settings.json holds: recipe, dataset, data_crc32, config, initial_weights_crc32, parent_run,
-            stratified.
+        settings: what settings.json holds: recipe, dataset, data_crc32, data_listing_crc32, config, initial_weights_crc32,
+            parent_run, stratified.
         dataset: the data, in memory.
         initial_weights: folder of the model to load before the first epoch, or None.
         resuming: whether the folder already holds this run.
@@ -58,6 +61,8 @@ def prepare_run(config: TrainConfig) -> Run:
     if config.init_from and not (config.output / CHECKPOINT_FILE).is_file():
         initial = model_folder(config.init_from, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
     if settings:
+        if initial and _same_weights(initial, settings) is False:  # not known earlier of a Hub repository
+            raise _another_run(config, "init_from", f"{settings['recipe']['init_from']} (other weights)", config.init_from)
         architecture = EANetConfig.from_dict(settings["config"])
     else:
         architecture = load_config(initial) if initial else EANetConfig.preset(config.preset or "", **(config.set or {}))
@@ -76,11 +81,38 @@ def prepare_run(config: TrainConfig) -> Run:
         raise UserError(
             f"output {config.output}: holds a run on other data than {config.data or 'CIFAR-100'}; use another folder"
         )
+    settings["data_listing_crc32"] = listing_checksum(config.data)
     # Older runs drew the validation split without regard to the classes: they, and runs that start from them, still do.
     dataset.stratify = settings.get("stratified", False)
     if dataset.validation is None:
         _check_validation_split(config, settings)
     return Run(config, settings, dataset, initial, resuming)
+
+
+def finished_results(config: TrainConfig) -> dict | None:
+    """Return the contents of eval_results.json if `config.output` holds this run, complete, on data of the same listing.
+
+    Decodes no image and imports no TensorFlow. Raises UserError if the folder holds something else.
+    """
+    check_data_path(config.data)
+    settings, output = _matching_settings(config), config.output
+    if not settings or settings.get("data_listing_crc32") != listing_checksum(config.data):
+        return None
+    if not all((output / name).is_file() for name in (*KERAS_FILES, RESULTS_FILE, HISTORY_FILE)):
+        return None
+    history, _ = read_progress(output / CHECKPOINT_FILE)
+    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == config.epochs else None
+
+
+def listing_checksum(path) -> str:
+    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files: a quick look for changes."""
+    listing = [str(path)]
+    if path is not None and not is_repo_id(path):
+        table = str(path).lower().endswith(TABLE_SUFFIXES)
+        root = os.path.dirname(path) or "." if table else path  # a table is next to its images
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names] or [root]
+        listing = sorted(f"{os.path.relpath(file, root)} {os.lstat(file).st_size}" for file in files)
+    return f"{zlib.crc32(os.fsencode(chr(10).join(listing))):08x}"
 
 
 def recipe_of(config: TrainConfig) -> dict:
@@ -151,13 +183,13 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         if path.exists() and not path.is_dir():
             raise UserError(f"output {output}: {path} is a file, not a folder")
     if not (output / SETTINGS_FILE).is_file():
-        if output.is_dir() and any(output.iterdir()):
+        if output.is_dir() and not all(map(is_temporary, output.iterdir())):
             raise UserError(f"output {output}: is not empty and holds no training run; use another folder")
         if config.resume:
             raise UserError(f"output {output}: holds no run to resume; leave out resume to start one")
         return None
     settings = read_settings(output)
-    same_weights = _same_initial_weights(config, settings)
+    same_weights = _same_weights(config.init_from, settings)
     options = dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)
     for name, value in sorted(options.items(), key=lambda option: option[0] != "init_from"):  # it decides on the others
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
@@ -165,21 +197,27 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         if name == "init_from" and same_weights is not None:
             same, recorded = same_weights, f"{recorded} (other weights)"
         if not same:
-            raise UserError(
-                f"output {output}: holds another run, with {name} {_shown(recorded)} instead of {_shown(value)}; "
-                "use another folder, or that run's options to resume it"
-            )
+            raise _another_run(config, name, recorded, value)
     if config.resume and not (output / CHECKPOINT_FILE).is_file():
         raise UserError(f"output {output}: holds no checkpoint yet; leave out resume to start")
     return settings
 
 
-def _same_initial_weights(config: TrainConfig, settings: dict) -> bool | None:
+def _another_run(config: TrainConfig, name: str, recorded, value) -> UserError:
+    hint = "use another folder, or that run's options to resume it"
+    if name == "epochs" and (config.output / RESULTS_FILE).is_file():
+        hint = f"to train its weights further, use init_from {config.output} and another folder"
+    return UserError(
+        f"output {config.output}: holds another run, with {name} {_shown(recorded)} instead of {_shown(value)}; {hint}"
+    )
+
+
+def _same_weights(folder, settings: dict) -> bool | None:
     """Compare the initial weights by checksum; None if one is unknown, as for a Hub repository or a deleted folder."""
     recorded = settings.get("initial_weights_crc32")
-    if not recorded or not config.init_from or not (Path(config.init_from) / WEIGHTS_FILE).is_file():
+    if not recorded or not folder or not (Path(folder) / WEIGHTS_FILE).is_file():
         return None
-    return weights_checksum(config.init_from) == recorded
+    return weights_checksum(folder) == recorded
 
 
 def _shown(value) -> str:
@@ -249,8 +287,6 @@ class Checkpoint:
         self.path = path
         weights = [v for v in model.variables if "seed_generator" not in v.path]
         self.variables = weights + list(model.optimizer.variables)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a run that was killed while saving
-            leftover.unlink()
 
     def save(self, history: dict, elapsed: float) -> None:
         """Write the state, the history and the seconds trained so far."""
@@ -270,18 +306,31 @@ class Checkpoint:
         Raises:
             UserError: the file is damaged, or of another model.
         """
-        if not self.path.is_file():
-            return {}, 0.0
-        try:
-            with np.load(self.path, allow_pickle=False) as arrays:
-                meta = json.loads(str(arrays["meta"]))
-                values = [arrays[f"{i:04d}"] for i in range(len(self.variables))]
-            for variable, value in zip(self.variables, values, strict=True):
-                variable.assign(value)
-        except Exception as error:  # zip, NumPy and Keras each have their own
-            reason = f"cannot be resumed from ({first_line(error)}); use another output folder"
-            raise UserError(f"{self.path}: {reason}") from None
-        return meta["history"], meta["elapsed"]
+        progress = read_progress(self.path)
+        if progress[0]:
+            with _damage_reported(self.path):
+                with np.load(self.path, allow_pickle=False) as arrays:
+                    values = [arrays[f"{i:04d}"] for i in range(len(self.variables))]
+                for variable, value in zip(self.variables, values, strict=True):
+                    variable.assign(value)
+        return progress
+
+
+def read_progress(path: Path) -> tuple[dict, float]:
+    """Return the history and the seconds trained in a checkpoint; ({}, 0.0) if there is none. Raises UserError."""
+    if not path.is_file():
+        return {}, 0.0
+    with _damage_reported(path), np.load(path, allow_pickle=False) as arrays:
+        meta = json.loads(str(arrays["meta"]))
+        return dict(meta["history"]), float(meta["elapsed"])
+
+
+@contextlib.contextmanager
+def _damage_reported(path: Path):
+    try:
+        yield
+    except Exception as error:  # zip, NumPy and Keras each have their own
+        raise UserError(f"{path}: cannot be resumed from ({first_line(error)}); use another output folder") from None
 
 
 class TensorBoardLog:

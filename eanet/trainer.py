@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from eanet.cli import UserError, duration, write_json
+from eanet.cli import UserError, duration, is_temporary, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.evaluation import evaluate, evaluation_results, summary
 from eanet.machine import backend, hardware, keep_freed_memory
@@ -23,6 +23,7 @@ from eanet.run_dir import (
     Checkpoint,
     Run,
     TensorBoardLog,
+    finished_results,
     parent_run,
     prepare_run,
     recorded_training,
@@ -49,11 +50,19 @@ def train(config: TrainConfig) -> dict:
         UserError: bad data, an output folder of another run, or a loss that is not finite.
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
+    if results := finished_results(config):
+        _log(
+            f"output {config.output}: already complete, {config.epochs} epochs; to train its weights further, use init_from "
+            f"{config.output} and another folder"
+        )
+        return results
     keep_freed_memory()
     run = prepare_run(config)
     training, validation = split_validation(run.dataset, config.validation_split, config.seed)
     model, batches = _build(run, training)
     config.output.mkdir(parents=True, exist_ok=True)
+    for leftover in filter(is_temporary, config.output.iterdir()):  # of a run that was killed while writing
+        leftover.unlink()
     write_json(config.output / SETTINGS_FILE, run.settings)
     if run.dataset.left_out:
         write_json(config.output / LEFT_OUT_FILE, run.dataset.left_out)

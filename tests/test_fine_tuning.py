@@ -170,3 +170,18 @@ def test_initial_weights_are_compared_by_content(parent, tmp_path):
     assert prepare_run(config(moved, run, *SAME_SPLIT)).resuming
     with pytest.raises(UserError, match="with init_from parent instead of user/name"):
         prepare_run(config("user/name", run, *SAME_SPLIT))
+
+
+def test_initial_weights_of_a_hub_model_are_compared_before_the_first_checkpoint(parent, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    run = tmp_path / "run"
+    run.mkdir()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **options: str(parent))
+    write_json(run / "settings.json", prepare_run(config("user/name", run, *SAME_SPLIT)).settings)
+    assert prepare_run(config("user/name", run, *SAME_SPLIT)).initial_weights == parent
+    model = from_pretrained_keras(parent)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    model.save_weights(parent / "model.weights.h5")
+    with pytest.raises(UserError, match=r"with init_from user/name \(other weights\) instead of user/name;"):
+        prepare_run(config("user/name", run, *SAME_SPLIT))

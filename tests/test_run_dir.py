@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from conftest import write_official
-from training_runs import RECIPE, colours, error_line, files_in, main, read_json, train_config, two_epochs
+from training_runs import RECIPE, colours, error_line, files_in, main, quick_runs, read_json, train_config, two_epochs
 
 from eanet.cli import write_json
 from eanet.run_dir import prepare_run, read_settings, reproducing_command, training_runs
@@ -92,6 +92,15 @@ def test_folder_with_other_files_is_refused(tmp_path):
     for folder in (tmp_path / "thesis.tex", tmp_path / "thesis.tex" / "run"):
         assert error_of(folder) == f"output {folder}: {tmp_path / 'thesis.tex'} is a file, not a folder"
     assert files_in(tmp_path) == {"thesis.tex": b"mine"}
+
+
+def test_folder_with_what_a_killed_run_left_is_empty(tmp_path):
+    (tmp_path / ".settings.json.4711.tmp").touch()
+    assert not prepare_run(config(tmp_path)).resuming
+    with quick_runs():
+        status, _, err = main("--data", colours(), *RECIPE, "--epochs", 1, "--warmup-epochs", 0, "--output", tmp_path)
+    assert status == 0, err
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"recipe": 1, "data_crc32": 2}', '{"recipe": {}}'])

@@ -9,7 +9,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import run_program
+from conftest import only_line, run_program
 from training_runs import (
     ARTEFACTS,
     RECIPE,
@@ -22,10 +22,13 @@ from training_runs import (
     finished,
     main,
     read_json,
+    train_config,
     two_epochs,
+    without_saved_model,
 )
 
 from eanet import trainer
+from eanet.run_dir import finished_results
 from modeling_eanet import from_pretrained_keras
 
 
@@ -75,10 +78,36 @@ run_dir.np.savez = killed
     )
 
 
-def test_finished_run_trains_no_more_and_changes_no_weights(tmp_path, monkeypatch):
+def test_finished_run_is_answered_from_its_results(tmp_path):
+    """Before data is decoded and TensorFlow imported."""
+    folder, out, _ = finished()
+    before = files_in(folder)
+    command = ["--data", colours(), *RECIPE, "--output", folder, "--json"]
+    code = """
+import sys
+from eanet import run_dir
+run_dir.load_dataset = None
+status = train.main(argv)
+assert not {"tensorflow", "keras"} & set(sys.modules)
+return status
+"""
+    result = run_patched(tmp_path, code, *command)
+    assert (result.returncode, result.stdout) == (0, out), result.stderr
+    hint = f"to train its weights further, use init_from {folder} and another folder"
+    assert only_line(result.stderr) == f"output {folder}: already complete, 5 epochs; {hint}"
+    assert files_in(folder) == before
+
+    status, _, err = main(*command, "--epochs", 6)
+    assert error_line(status, err).endswith(f"with epochs 5 instead of 6; {hint}")
+
+
+@pytest.mark.parametrize("missing", ["eval_results.json", "model.weights.h5"])
+def test_finished_run_writes_what_is_missing_and_trains_no_more(tmp_path, monkeypatch, missing):
     folder = shutil.copytree(finished()[0], tmp_path / "run")
+    (folder / missing).unlink()
     monkeypatch.setattr(trainer, "train_epoch", lambda *args: pytest.fail("trained again"))
-    status, out, err = main("--data", colours(), *RECIPE, "--output", folder, "--resume", "--json")
+    with without_saved_model():
+        status, out, err = main("--data", colours(), *RECIPE, "--output", folder, "--resume", "--json")
     assert status == 0, err
     assert_same_weights(finished()[0], folder)
     assert_logs_match_history(folder)
@@ -86,6 +115,14 @@ def test_finished_run_trains_no_more_and_changes_no_weights(tmp_path, monkeypatc
     for name in ("checkpoint.npz", "history.json", "settings.json"):
         assert before[name] == after[name]
     assert {**json.loads(out)["training"], "date": 0} == {**json.loads(finished()[1])["training"], "date": 0}
+
+
+def test_finished_run_on_data_with_a_changed_file_is_not_answered(tmp_path):
+    data = shutil.copytree(colours(), tmp_path / "cifar-100-python")
+    command = ["--data", data, *RECIPE, "--output", finished()[0]]
+    assert finished_results(train_config(*command))
+    (data / "note.txt").touch()
+    assert finished_results(train_config(*command)) is None
 
 
 @contextlib.contextmanager
