@@ -87,6 +87,7 @@ class EANetConfig:
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
     norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
+    redundant_bias: bool = True  # False, with norm="batch": without biases that the next norm, softmax or bias takes up
     activation: str = "relu"  # of the MLP and the convolutional stem, one of ACTIVATIONS
     attention_dropout: float = 0.0  # rates in [0, 1)
     projection_dropout: float = 0.0
@@ -125,8 +126,8 @@ class EANetConfig:
         self._require(self.image_size % side == 0, "image_size", f"must be a multiple of {side}, the size of a last token")
         self._require(round(min(dims) * self.mlp_ratio) >= 1, "mlp_ratio", f"gives an MLP width of 0 for embed_dims={dims}")
         self._require(dims[0] >= 2 or not conv or patch == 1, "embed_dims", "must begin with at least 2: the stem halves it")
-        hint = "needs the patch tokenizer; convolutions see positions by themselves"
-        self._require(not (self.position_embedding and conv), "position_embedding", hint)
+        self._require(not (self.position_embedding and conv), "position_embedding", "needs the patch tokenizer")
+        self._require(self.redundant_bias or self.norm == "batch", "redundant_bias", 'must be true unless norm is "batch"')
 
     @property
     def num_classes(self) -> int:
@@ -187,8 +188,7 @@ class EANetConfig:
 
 
 PRESETS = {
-    # The Keras example's architecture, without the parameters that cancel: query and key biases (in the token softmax) and
-    # the bias of the patch projection (merged into the position embedding).
+    # The Keras example's architecture, without the biases that cancel: those of queries, keys and patch projection.
     "keras-io": dict(
         tokenizer="patch", position_embedding=True, embed_dims=(64,), depths=(8,), num_heads=(16,), slots=(16,),
         head_dims=(16,), shared_memory=True, mlp_ratio=1.0, depthwise_kernel=0, norm="layer", norm_epsilon=1e-5,
@@ -196,8 +196,7 @@ PRESETS = {
     ),
     "small": dict(),  # the defaults of EANetConfig: the shipped model, 386,004 parameters
 }  # fmt: skip
-NORMS = ("layer", "batch", "none")
-ACTIVATIONS = ("relu", "silu", "gelu", "gelu_tanh")
+NORMS, ACTIVATIONS = ("layer", "batch", "none"), ("relu", "silu", "gelu", "gelu_tanh")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
 
 
@@ -211,7 +210,7 @@ def _is_number(value) -> bool:
 
 _FIELD_RULES = (
     ("image_size patch_size", lambda v: _is_count(v) and v <= 1024, "must be an integer from 1 to 1024 (pixels)"),
-    ("shared_memory position_embedding final_norm", lambda v: isinstance(v, bool), "must be true or false"),
+    ("shared_memory position_embedding final_norm redundant_bias", lambda v: isinstance(v, bool), "must be true or false"),
     ("tokenizer", ("patch", "conv").__contains__, 'must be "patch" or "conv"'),
     ("norm", NORMS.__contains__, f"must be one of {', '.join(NORMS)}"),
     ("activation", ACTIVATIONS.__contains__, f"must be one of {', '.join(ACTIVATIONS)}"),
@@ -254,8 +253,7 @@ def use_xla() -> bool:
 def build_eanet(config: EANetConfig):
     """Build the model: RGB images in, class probabilities out.
 
-    The layer `attention_layer_name(i)` outputs the attention of block i: (batch, tokens, heads, slots), float32, every row
-    over the slots summing to 1.
+    The layer `attention_layer_name(i)` outputs the attention of block i: (batch, tokens, heads, slots), float32.
 
     Args:
         config: the architecture.
@@ -273,7 +271,7 @@ def build_eanet(config: EANetConfig):
     block, last_block = 0, max(1, sum(config.depths) - 1)
     for stage, dim in enumerate(config.embed_dims):
         if stage > 0:
-            x = layers.Conv2D(dim, 3, strides=2, padding="same", name=f"downsample_{stage}")(x)
+            x = layers.Conv2D(dim, 3, 2, padding="same", use_bias=config.redundant_bias, name=f"downsample_{stage}")(x)
             x = _norm(config, f"downsample_{stage}_norm")(x)
         for _ in range(config.depths[stage]):
             x = _block(x, config, stage, f"block_{block}", config.drop_path * block / last_block)
@@ -285,8 +283,7 @@ def build_eanet(config: EANetConfig):
     # Probabilities in float32, whatever the precision of the rest.
     outputs = layers.Dense(config.num_classes, activation="softmax", dtype="float32", name="classifier")(x)
     model = keras.Model(inputs, outputs, name="eanet")
-    model.config = config
-    model.jit_compile = use_xla()
+    model.config, model.jit_compile = config, use_xla()
     return model
 
 
@@ -295,7 +292,9 @@ def attention_layer_name(block: int) -> str:
     return f"block_{block}_attention"
 
 
-def external_attention(x, *, heads, slots, head_dim=None, attention_dropout=0.0, projection_dropout=0.0, name="block"):
+def external_attention(
+    x, *, heads, slots, head_dim=None, attention_dropout=0.0, projection_dropout=0.0, use_bias=True, name="block"
+):
     """Apply external attention with double normalisation (Guo et al. 2021, equations 5 and 6, algorithm 2).
 
     The token softmax cancels any constant added to the logits of a slot, so query and memory keys have no bias.
@@ -307,6 +306,7 @@ def external_attention(x, *, heads, slots, head_dim=None, attention_dropout=0.0,
         head_dim: query width per head, for one memory shared by the heads; None for the folded form.
         attention_dropout: rate in [0, 1).
         projection_dropout: rate in [0, 1), of the output.
+        use_bias: whether the memory values and the output have a bias.
         name: prefix of the layer names; the layer `name + "_attention"` outputs the attention, (batch, N, H, S) float32.
 
     Returns:
@@ -328,9 +328,9 @@ def external_attention(x, *, heads, slots, head_dim=None, attention_dropout=0.0,
 
     y = _dropout(attention_dropout, f"{name}_attention_dropout")(attention)
     if head_dim is not None:
-        y = layers.Dense(head_dim, name=f"{name}_memory_value")(y)
+        y = layers.Dense(head_dim, use_bias=use_bias, name=f"{name}_memory_value")(y)
     y = layers.Reshape((tokens, heads * (head_dim or slots)), name=f"{name}_merge")(y)
-    y = layers.Dense(dim, name=f"{name}_projection" if head_dim else f"{name}_value")(y)
+    y = layers.Dense(dim, use_bias=use_bias, name=f"{name}_projection" if head_dim else f"{name}_value")(y)
     return _dropout(projection_dropout, f"{name}_projection_dropout")(y)
 
 
@@ -341,9 +341,8 @@ def _block(x, config, stage, name, drop_path):
     y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
     head_dim = config.head_dims[stage] if config.shared_memory else None
     dropout = dict(attention_dropout=config.attention_dropout, projection_dropout=config.projection_dropout)
-    y = external_attention(
-        y, heads=config.num_heads[stage], slots=config.slots[stage], head_dim=head_dim, name=name, **dropout
-    )
+    sizes = dict(heads=config.num_heads[stage], slots=config.slots[stage], head_dim=head_dim)
+    y = external_attention(y, **sizes, **dropout, use_bias=config.redundant_bias, name=name)
     y = layers.Reshape((side, side, dim), name=f"{name}_grid")(y)
     y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
     x = layers.Add(name=f"{name}_add_attention")([x, y])
@@ -355,7 +354,7 @@ def _block(x, config, stage, name, drop_path):
         y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", name=f"{name}_depthwise")(y)
         y = _activation(config, f"{name}_depthwise_activation")(y)
     y = _dropout(config.mlp_dropout, f"{name}_mlp_dropout_1")(y)
-    y = layers.Dense(dim, name=f"{name}_mlp_2")(y)
+    y = layers.Dense(dim, use_bias=config.redundant_bias, name=f"{name}_mlp_2")(y)
     y = _dropout(config.mlp_dropout, f"{name}_mlp_dropout_2")(y)
     y = _dropout(drop_path, f"{name}_drop_path_2", noise_shape=(None, 1, 1, 1))(y)
     return layers.Add(name=f"{name}_add_mlp")([x, y])
@@ -376,10 +375,11 @@ def _patch_tokens(x, config):
 def _conv_tokens(x, config):
     """Overlapping 3x3 convolutions, one at full size and one per halving down to patch_size: (batch, side, side, dim)."""
     dim, halvings = config.embed_dims[0], config.patch_size.bit_length() - 1
-    x = layers.Conv2D(dim // 2 if halvings else dim, 3, padding="same", name="stem_0")(x)
-    for i in range(1, halvings + 1):
-        x = _activation(config, f"stem_{i - 1}_activation")(x)
-        x = layers.Conv2D(dim if i == halvings else dim // 2, 3, strides=2, padding="same", name=f"stem_{i}")(x)
+    for i in range(halvings + 1):
+        last = i == halvings
+        options = dict(strides=2 if i else 1, padding="same", use_bias=config.redundant_bias or not last)
+        x = layers.Conv2D(dim if last else dim // 2, 3, **options, name=f"stem_{i}")(x)
+        x = x if last else _activation(config, f"stem_{i}_activation")(x)
     return x
 
 
@@ -387,7 +387,7 @@ def _norm(config, name):
     if config.norm == "none":
         return lambda x: x
     if config.norm == "batch":  # a running average of about ten batches; training recomputes it for the final weights
-        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, name=name)
+        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=config.redundant_bias, name=name)
     return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 
 

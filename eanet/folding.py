@@ -24,12 +24,13 @@ def fold(model, config=None):
         config: see `config_of`.
 
     Returns:
-        A new `keras.Model` whose config has `shared_memory=False`, and `norm="none"` instead of "batch".
+        A new `keras.Model` whose config has `shared_memory=False`, `redundant_bias=True`, and `norm="none"` instead of
+        "batch".
     """
     config = config_of(model, config)
     norm = "none" if config.norm == "batch" else config.norm
-    folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm))
-    weights = {layer.name: layer.get_weights() for layer in model.layers if layer.weights}
+    folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm, redundant_bias=True))
+    weights = {layer.name: _with_biases(layer) for layer in model.layers if layer.weights}
     if config.norm == "batch":
         _fold_norms(weights, config)
     for block, stage in enumerate(stage for stage, depth in enumerate(config.depths) for _ in range(depth)):
@@ -39,6 +40,16 @@ def fold(model, config=None):
         if layer.weights:
             layer.set_weights(weights[layer.name])
     return folded
+
+
+def _with_biases(layer) -> list[np.ndarray]:
+    """Return the layer's weights, with zeros for a bias or shift that `redundant_bias=False` leaves out."""
+    weights = layer.get_weights()
+    if len(weights) == 3:  # a batch norm without its shift
+        weights.insert(1, np.zeros_like(weights[0]))
+    elif len(weights) == 1 and not layer.name.endswith(("_query", "_key")):  # these never have a bias
+        weights.append(np.zeros(weights[0].shape[-1], weights[0].dtype))
+    return weights
 
 
 def _fold_norms(weights, config) -> None:

@@ -84,8 +84,8 @@ class FusedValueProjection(layers.Layer):
     The bias of the values passes through every head's projection, whatever the attention and its dropout are.
 
     Args:
-        value: Dense(c) with a bias.
-        projection: Dense(d) with a bias.
+        value: Dense(c), with a bias if `projection` has one.
+        projection: Dense(d).
         shape: (H, c), number of heads and width of a head.
         **kwargs: of `keras.layers.Layer`.
     """
@@ -103,8 +103,10 @@ class FusedValueProjection(layers.Layer):
         """Multiply the kernels, then the attention."""
         out = ops.reshape(self.projection.kernel, (*self.shape, -1))
         kernel = ops.reshape(ops.einsum("sc,hcd->hsd", self.value.kernel, out), (-1, out.shape[-1]))
-        bias = self.projection.bias + ops.matmul(self.value.bias, ops.sum(out, axis=0))
-        return ops.matmul(ops.reshape(x, (-1, x.shape[1], kernel.shape[0])), kernel) + bias
+        y = ops.matmul(ops.reshape(x, (-1, x.shape[1], kernel.shape[0])), kernel)
+        if not self.projection.use_bias:
+            return y
+        return y + (self.projection.bias + ops.matmul(self.value.bias, ops.sum(out, axis=0)))
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
@@ -116,7 +118,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
-        gamma, beta = (tf.cast(tf.convert_to_tensor(v), tf.float32) for v in (self.gamma, self.beta))
+        beta = self.beta if self.center else tf.zeros_like(self.moving_mean)
+        gamma, beta = (tf.cast(tf.convert_to_tensor(v), tf.float32) for v in (self.gamma, beta))
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )

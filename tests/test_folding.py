@@ -29,6 +29,20 @@ def test_folded_model_is_the_same_function(slots, shared_memory, norm, final_nor
     np.testing.assert_allclose(np.asarray(folded(x)), np.asarray(model(x)), atol=1e-5)
 
 
+@pytest.mark.parametrize("changes", [{}, dict(shared_memory=True), dict(final_norm=False, depthwise_kernel=0),
+                                     dict(tokenizer="patch"), dict(tokenizer="patch", position_embedding=True),
+                                     dict(patch_size=1)])  # fmt: skip
+def test_folding_adds_the_biases_that_were_left_out(changes):
+    config = tiny_config(redundant_bias=False, **changes)
+    model = random_weights(build_eanet(config))
+    folded = fold(model)
+    assert folded.config == dataclasses.replace(config, shared_memory=False, norm="none", redundant_bias=True)
+    assert folded.count_params() < model.count_params() and deployment_form(model).config == folded.config
+    x = random_images(8)
+    assert np.asarray(model(x)).std(axis=0).max() > 1e-3
+    np.testing.assert_allclose(np.asarray(folded(x)), np.asarray(model(x)), atol=1e-5)
+
+
 def test_folded_keras_io_preset_has_fewer_parameters_and_the_same_output():
     model = random_weights(build_eanet(EANetConfig.preset("keras-io")), scale=0.1)
     folded = fold(model)

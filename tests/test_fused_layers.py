@@ -8,8 +8,9 @@ from eanet.saving import dtype_policy, inference_copy
 from modeling_eanet import EANetConfig, build_eanet
 
 
+@pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
-def test_fused_batch_norm_trains_like_keras(precision, tolerance):
+def test_fused_batch_norm_trains_like_keras(precision, tolerance, center):
     """Outputs, gradients and statistics."""
     import keras
     import tensorflow as tf
@@ -17,7 +18,7 @@ def test_fused_batch_norm_trains_like_keras(precision, tolerance):
     rng = np.random.default_rng(0)
     with dtype_policy(precision):
         image = keras.Input((8, 8, 16))
-        plain = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7)(image))
+        plain = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7, center=center)(image))
     plain.config, plain.jit_compile = EANetConfig(), False
     plain.set_weights([w + rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in plain.get_weights()])
     fused = with_fused_layers(plain)
@@ -32,7 +33,7 @@ def test_fused_batch_norm_trains_like_keras(precision, tolerance):
             loss = tf.reduce_mean(y * direction)
         gradients = tape.gradient(loss, [x, *(v.value for v in model.trainable_variables)])
         found.append([y, *gradients, *model.non_trainable_variables, model(x, training=False)])
-    assert len(found[0]) == 7
+    assert len(found[0]) == 6 + center
     for expected, value in zip(*(map(np.asarray, each) for each in found), strict=True):
         np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
@@ -52,15 +53,16 @@ def test_only_the_training_model_has_fused_norms():
     assert kinds(with_fused_layers(plain)) == kinds(plain)
 
 
-@pytest.mark.parametrize("norm", ["layer", "batch"])
-def test_fused_projections_equal_the_four_linear_maps(norm):
+@pytest.mark.parametrize(("norm", "redundant_bias"), [("layer", True), ("batch", True), ("batch", False)])
+def test_fused_projections_equal_the_four_linear_maps(norm, redundant_bias):
     """Outputs, gradients and order of weights."""
     import keras
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     rates = dict(attention_dropout=0.0, projection_dropout=0.0, mlp_dropout=0.0, drop_path=0.0)
-    plain = build_eanet(EANetConfig.preset("tiny", shared_memory=True, norm=norm, activation="silu", **rates))
+    changes = dict(shared_memory=True, norm=norm, activation="silu", redundant_bias=redundant_bias)
+    plain = build_eanet(EANetConfig.preset("tiny", **changes, **rates))
     plain.set_weights([w + rng.normal(0, 0.1, w.shape).astype(np.float32) ** 2 for w in plain.get_weights()])
     fused = with_fused_layers(plain)
     assert len(fused.layers) < len(plain.layers) and fused.count_params() == plain.count_params()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -255,6 +256,20 @@ def test_graph_has_only_layers_of_keras():
             assert "Random" not in name or module == "keras.initializers"  # no augmentation inside the model
 
 
+@pytest.mark.parametrize("changes", [{}, dict(shared_memory=True), dict(tokenizer="patch")], ids=str)
+def test_redundant_biases_are_left_out(changes):
+    """What stays: the biases before an activation, the classifier's, and those of the stem's first convolutions."""
+    default, without = (build_eanet(tiny_config(**changes, redundant_bias=value)) for value in (True, False))
+    gone = {w.path for w in default.weights} - {w.path for w in without.weights}
+    blocks = {"value"} if not changes.get("shared_memory") else {"projection", "memory_value"}
+    expected = {f"block_{i}_{name}/bias" for i in range(2) for name in {"mlp_2", *blocks}}
+    expected |= {f"block_{i}_{norm}/beta" for i in range(2) for norm in ("norm_1", "norm_2")} | {"final_norm/beta"}
+    expected |= {"downsample_1/bias", "downsample_1_norm/beta"}
+    assert gone == expected | (set() if "tokenizer" in changes else {"stem_1/bias"})
+    saved = sum(math.prod(w.shape) for w in default.weights if w.path in gone)
+    assert without.count_params() == default.count_params() - saved and saved > 200
+
+
 def test_other_image_and_patch_sizes_work():
     config = tiny_config(image_size=64, patch_size=4)
     assert build_eanet(config)(random_images(2, size=64)).shape == (2, 3)
@@ -271,7 +286,8 @@ INVALID = [
     dict(attention_dropout=1.0), dict(projection_dropout=-0.1), dict(mlp_dropout=float("nan")), dict(drop_path=True),
     dict(norm_epsilon=0), dict(id2label=["only"]), dict(id2label=["a", "a"]), dict(id2label={0: "a", 2: "b"}),
     dict(id2label={0: "a", 1: ""}), dict(id2label=7), dict(pixel_mean=(1, 2)), dict(pixel_std=(1, 0, 1)),
-    dict(interpolation="guess"),
+    dict(interpolation="guess"), dict(redundant_bias=0), dict(redundant_bias=False, norm="layer"),
+    dict(redundant_bias=False, norm="none"),
 ]  # fmt: skip
 
 

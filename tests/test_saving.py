@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tf_keras
-from conftest import colour_images, copy_files, tiny_config
+from conftest import colour_images, copy_files, random_weights, tiny_config
 
 from eanet.saving import (
     KERAS_FILES,
@@ -77,6 +77,27 @@ def test_both_halves_of_the_config_are_one_model(tiny_folder):
     theirs = keras.saving.deserialize_keras_object(written)
     assert json.loads(json.dumps(theirs.get_config())) == json.loads(json.dumps(ours.get_config()))
     assert [w.shape for w in theirs.weights] == [w.shape for w in ours.weights]
+
+
+def test_model_without_redundant_biases_round_trips(tmp_path):
+    model = random_weights(build_eanet(tiny_config(redundant_bias=False, shared_memory=True)))
+    save_pretrained_keras(model, tmp_path / "model", saved_model=True)
+    saved, by_keras = from_pretrained_keras(tmp_path / "model"), keras.saving.load_model(tmp_path / "model")
+    assert saved.config == model.config
+    assert model_checksum(saved) == model_checksum(model) == model_checksum(by_keras, config=tmp_path / "model")
+    for loaded in (saved, by_keras):
+        np.testing.assert_array_equal(np.asarray(loaded(IMAGES)), np.asarray(model(IMAGES)))
+    saved_model = tf_keras.models.load_model(tmp_path / "model")
+    probabilities = saved_model.predict(IMAGES.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(probabilities, np.asarray(model(IMAGES)), atol=1e-5)
+
+
+def test_config_without_the_field_has_the_biases(tiny_folder, tiny_model, tmp_path):
+    folder = copy_files(KERAS_FILES, tiny_folder, tmp_path / "model")
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings.pop("redundant_bias") is True
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert from_pretrained_keras(folder).config == tiny_model.config
 
 
 def test_config_has_no_key_that_old_keras_refuses(tiny_folder):
