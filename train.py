@@ -4,6 +4,7 @@
     python train.py --data my_images --epochs 30        class folders, a table of labels, an archive, a Hub data set ...
     python train.py --data my_images --inspect          what is read of it, and what is left out
     python train.py                                     again: resumes where the last one was stopped
+    python train.py --teacher .                         learn from another model of the same classes too
     python train.py --evaluate-only --model . --data cifar-100-python.tar.gz
     python train.py --export runs/small                 add the SavedModel to a run trained without TensorFlow
 
@@ -69,6 +70,11 @@ def parse_args(argv=None) -> argparse.Namespace:
 
     recipe.add_argument("--class-weights", choices=["balanced"], help="make all classes count the same in the loss, "
                         "whatever their number of images")  # fmt: skip
+
+    recipe.add_argument("--teacher", metavar="DIR_OR_REPO", help="distil this model: also learn from its probabilities for "
+                        "each augmented image; it must have the same classes")  # fmt: skip
+    option("distill", float, "W", "weight of the teacher in the loss; the labels have the rest (default: 0.9)")
+    option("distill-temperature", float, "T", "temperature at which the two are compared (default: 1.5)")
 
     other = parser.add_argument_group("instead of training").add_argument
     other("--evaluate-only", action="store_true", help="measure --model on --data")

@@ -15,14 +15,17 @@ import numpy as np
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
 from eanet.data.tables import SUFFIXES as TABLE_SUFFIXES
+from eanet.distillation import check_teacher
 from eanet.loaded_model import load_config
 from eanet.saving import KERAS_FILES
-from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
+from eanet.train_config import DISTILL_DEFAULTS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
 
 SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
 RESULTS_FILE, HISTORY_FILE = "eval_results.json", "history.json"
 LEFT_OUT_FILE = "left_out.json"
+TEACHER_FILES = (*KERAS_FILES, RESULTS_FILE)
+WEIGHTS_KEYS = {"init_from": "initial_weights_crc32", "teacher": "teacher_crc32"}  # in settings.json
 
 
 # Settings and lineage ---------------------------------------------------------------------------------------------------
@@ -35,10 +38,11 @@ class Run:
     Attributes:
         config: its options.
         settings: what settings.json holds: recipe, dataset, data_crc32, data_listing_crc32, config, initial_weights_crc32,
-            parent_run, stratified.
+            parent_run, stratified; with a teacher also teacher_crc32 and teacher_run.
         dataset: the data, in memory.
         initial_weights: folder of the model to load before the first epoch, or None.
         resuming: whether the folder already holds this run.
+        teacher: folder of the model to distil, or None.
     """
 
     config: TrainConfig
@@ -46,38 +50,27 @@ class Run:
     dataset: Dataset
     initial_weights: Path | None
     resuming: bool
+    teacher: Path | None = None
 
 
 def prepare_run(config: TrainConfig) -> Run:
     """Check the options against the run folder, the data and the parent run. Writes nothing and imports no TensorFlow.
 
     Raises:
-        UserError: the folder holds another run or other files, the data is bad, or the validation split overlaps the
-            images that the initial weights were trained on.
+        UserError: the folder holds another run or other files, the data is bad, the teacher does not fit, or the validation
+            split overlaps the images that the initial weights or the teacher were trained on.
     """
     check_data_path(config.data)
-    settings = _matching_settings(config)
-    resuming, initial = settings is not None, None
-    if config.init_from and not (config.output / CHECKPOINT_FILE).is_file():
-        initial = model_folder(config.init_from, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
-    if settings:
-        if initial and _same_weights(initial, settings) is False:  # not known earlier of a Hub repository
-            raise _another_run(config, "init_from", f"{settings['recipe']['init_from']} (other weights)", config.init_from)
-        architecture = EANetConfig.from_dict(settings["config"])
+    recorded = _matching_settings(config)
+    initial, teacher = _other_models(config, recorded or {})
+    if recorded:
+        architecture = EANetConfig.from_dict(recorded["config"])
     else:
         architecture = load_config(initial) if initial else EANetConfig.preset(config.preset or "", **(config.set or {}))
     columns = dict(image_column=config.image_column, label_column=config.label_column)
     dataset = load_dataset(config.data, architecture, **columns, strict=config.strict)
-    checksum = dataset.train.checksum()
-    if not settings:
-        architecture = dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels)))
-        settings = {"recipe": recipe_of(config), "dataset": dataset.name, "data_crc32": checksum}
-        settings["config"] = architecture.to_dict()
-        settings["initial_weights_crc32"] = weights_checksum(initial) if initial else None
-        settings["parent_run"] = recorded_training(initial) if initial else None
-        same_data = _ancestors_on_same_data(settings)
-        settings["stratified"] = dataset.stratify and all(run.get("stratified") for run in same_data)
-    elif settings["data_crc32"] != checksum:
+    settings = recorded or _new_settings(config, architecture, dataset, initial, teacher)
+    if settings["data_crc32"] != dataset.train.checksum():
         raise UserError(
             f"output {config.output}: holds a run on other data than {config.data or 'CIFAR-100'}; use another folder"
         )
@@ -86,7 +79,37 @@ def prepare_run(config: TrainConfig) -> Run:
     dataset.stratify = settings.get("stratified", False)
     if dataset.validation is None:
         _check_validation_split(config, settings)
-    return Run(config, settings, dataset, initial, resuming)
+    if teacher:
+        check_teacher(teacher, config.teacher, EANetConfig.from_dict(settings["config"]))
+    return Run(config, settings, dataset, initial, bool(recorded), teacher)
+
+
+def _other_models(config: TrainConfig, recorded: dict) -> tuple[Path | None, Path | None]:
+    """Return the folders of the initial weights, unless they are in a checkpoint already, and of the teacher."""
+    initial = teacher = None
+    if config.init_from and not (config.output / CHECKPOINT_FILE).is_file():
+        initial = model_folder(config.init_from, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
+    if config.teacher:
+        teacher = model_folder(config.teacher, files=TEACHER_FILES)
+    for name, folder, given in (("init_from", initial, config.init_from), ("teacher", teacher, config.teacher)):
+        if _same_weights(folder, recorded.get(WEIGHTS_KEYS[name])) is False:  # of a Hub repository that has changed
+            raise _another_run(config, name, f"{recorded['recipe'][name]} (other weights)", given)
+    return initial, teacher
+
+
+def _new_settings(config: TrainConfig, architecture: EANetConfig, dataset: Dataset, initial, teacher) -> dict:
+    settings = {
+        "recipe": recipe_of(config),
+        "dataset": dataset.name,
+        "data_crc32": dataset.train.checksum(),
+        "config": dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels))).to_dict(),
+        "initial_weights_crc32": weights_checksum(initial) if initial else None,
+        "parent_run": recorded_training(initial) if initial else None,
+    }
+    if teacher:
+        settings |= {"teacher_crc32": weights_checksum(teacher), "teacher_run": recorded_training(teacher)}
+    same_data = _on_same_data(settings, parent_run(settings), settings.get("teacher_run"))
+    return settings | {"stratified": dataset.stratify and all(run.get("stratified") for run in same_data)}
 
 
 def finished_results(config: TrainConfig) -> dict | None:
@@ -119,7 +142,8 @@ def recipe_of(config: TrainConfig) -> dict:
     """Return the options that must match to resume a run, without absolute paths."""
     recipe = {name: getattr(config, name) for name in RECIPE_FIELDS}
     used = {name: value for name in OPTIONAL_RECIPE_FIELDS if (value := getattr(config, name)) is not None}
-    return recipe | {"init_from": portable_path(config.init_from)} | used
+    recipe |= {"init_from": portable_path(config.init_from)} | used
+    return recipe | ({"teacher": portable_path(config.teacher)} if config.teacher else {})
 
 
 def read_settings(output) -> dict:
@@ -128,7 +152,8 @@ def read_settings(output) -> dict:
     settings = read_json(path)
     try:
         EANetConfig.from_dict(settings["config"])
-        dict(settings["recipe"]), int(settings["data_crc32"]), dict(parent_run(settings) or {})
+        dict(settings["recipe"]), int(settings["data_crc32"])
+        dict(parent_run(settings) or {}), dict(settings.get("teacher_run") or {})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; use another folder") from None
     return settings
@@ -156,6 +181,11 @@ def training_runs(training: dict) -> list[dict]:
         runs.insert(0, record)
         record = parent_run(record)
     return runs
+
+
+def lineage(record: dict | None) -> list[dict]:
+    """Return the runs that a model learned from: `training_runs` with all their teachers' runs, oldest first."""
+    return [run for each in training_runs(record or {}) for run in (*lineage(each.get("teacher_run")), each)]
 
 
 def weights_checksum(folder) -> str:
@@ -189,13 +219,13 @@ def _matching_settings(config: TrainConfig) -> dict | None:
             raise UserError(f"output {output}: holds no run to resume; leave out resume to start one")
         return None
     settings = read_settings(output)
-    same_weights = _same_weights(config.init_from, settings)
+    same_weights = {name: _same_weights(getattr(config, name), settings.get(key)) for name, key in WEIGHTS_KEYS.items()}
     options = dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)
     for name, value in sorted(options.items(), key=lambda option: option[0] != "init_from"):  # it decides on the others
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
         same = recorded == value
-        if name == "init_from" and same_weights is not None:
-            same, recorded = same_weights, f"{recorded} (other weights)"
+        if same_weights.get(name) is not None:
+            same, recorded = same_weights[name], f"{recorded} (other weights)"
         if not same:
             raise _another_run(config, name, recorded, value)
     if config.resume and not (output / CHECKPOINT_FILE).is_file():
@@ -212,9 +242,8 @@ def _another_run(config: TrainConfig, name: str, recorded, value) -> UserError:
     )
 
 
-def _same_weights(folder, settings: dict) -> bool | None:
-    """Compare the initial weights by checksum; None if one is unknown, as for a Hub repository or a deleted folder."""
-    recorded = settings.get("initial_weights_crc32")
+def _same_weights(folder, recorded: str | None) -> bool | None:
+    """Compare weights by checksum; None if one is unknown, as for a Hub repository or a deleted folder."""
     if not recorded or not folder or not (Path(folder) / WEIGHTS_FILE).is_file():
         return None
     return weights_checksum(folder) == recorded
@@ -224,26 +253,34 @@ def _shown(value) -> str:
     return "none" if value is None else str(value)
 
 
-def _ancestors_on_same_data(settings: dict) -> list[dict]:
-    runs = training_runs(parent_run(settings) or {})
-    return [run for run in runs if run.get("data_crc32") == settings["data_crc32"]]
+def _on_same_data(settings: dict, *records: dict | None) -> list[dict]:
+    """Return the runs behind the models of `records` that were trained on the images of `settings`."""
+    return [run for record in records for run in lineage(record) if run.get("data_crc32") == settings["data_crc32"]]
 
 
 def _check_validation_split(config: TrainConfig, settings: dict) -> None:
-    """Raise UserError if the validation split overlaps images that the initial weights were trained on."""
-    chosen = (config.seed, config.validation_split)
-    held_out = [
-        (run.get("seed"), (run.get("recipe") or {}).get("validation_split")) for run in _ancestors_on_same_data(settings)
-    ]
-    other = [pair for pair in held_out if pair != chosen]
-    if config.validation_split == 0 or not other:
-        return
-    seed, split = other[-1]
-    same = f"use seed {seed} and validation_split {split}, or " if set(held_out) == {(seed, split)} and split else "use "
-    raise UserError(
-        f"seed {config.seed}, validation_split {config.validation_split}: overlaps the images that the initial weights "
-        f"({config.init_from}) were trained on; {same}validation_split 0"
-    )
+    """Raise UserError if the validation split overlaps images that the initial weights or the teacher were trained on."""
+    sources = {
+        f"initial weights ({config.init_from}) were": parent_run(settings),
+        f"teacher ({config.teacher}) was": settings.get("teacher_run"),
+    }
+    chosen = (config.seed, config.validation_split, settings.get("stratified", False))
+
+    def held_out(*records):
+        runs = _on_same_data(settings, *records)
+        return [(r.get("seed"), (r.get("recipe") or {}).get("validation_split"), r.get("stratified", False)) for r in runs]
+
+    for source, record in sources.items():
+        other = [split for split in held_out(record) if split != chosen]
+        if config.validation_split == 0 or not other:
+            continue
+        seed, split, stratified = other[-1]
+        fits = set(held_out(*sources.values())) == {(seed, split, stratified)} and split and stratified == chosen[2]
+        same = f"use seed {seed} and validation_split {split}, or " if fits else "use "
+        raise UserError(
+            f"seed {config.seed}, validation_split {config.validation_split}: overlaps the images that the {source} trained "
+            f"on; {same}validation_split 0"
+        )
 
 
 # What is recorded of paths ----------------------------------------------------------------------------------------------
@@ -269,7 +306,7 @@ def reproducing_command(config: TrainConfig) -> str:
             for field, setting in (value or {}).items():
                 text = setting if isinstance(setting, str) else json.dumps(setting, separators=(",", ":"))
                 words += ["--set", f"{field}={text}"]
-        elif value not in (None, getattr(defaults, name)):
+        elif value not in (None, getattr(defaults, name), DISTILL_DEFAULTS.get(name)):
             words += ["--" + name.replace("_", "-"), str(value)]
     output = Path(os.path.abspath(config.output))
     if output.is_relative_to(os.path.abspath(".")) and output != Path(os.path.abspath(config.default_output)):

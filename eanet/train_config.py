@@ -16,7 +16,9 @@ RECIPE_FIELDS = (
     *("warmup_epochs", "label_smoothing", "cutmix", "ema", "precision", "init_from", "set"),
 )
 # Recorded only when used, so that runs of versions without these options can be resumed.
-OPTIONAL_RECIPE_FIELDS = ("image_column", "label_column", "class_weights")
+OPTIONAL_RECIPE_FIELDS = ("image_column", "label_column", "class_weights", "teacher", "distill", "distill_temperature")
+# Of a run with a teacher; without one they are None.
+DISTILL_DEFAULTS = {"distill": 0.9, "distill_temperature": 1.5}
 
 
 def _is_int(value, low, high=math.inf) -> bool:
@@ -35,6 +37,8 @@ _RULES = (
     ("cutmix", lambda v: _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
     ("learning_rate", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
     ("weight_decay warmup_epochs", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
+    ("distill", lambda v: v is None or _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
+    ("distill_temperature", lambda v: v is None or _is_number(v) and v > 0, "must be a number above 0"),
     ("precision", lambda v: v in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}"),
     ("class_weights", lambda v: v in (None, "balanced"), 'must be "balanced", or None for equal weights'),
 )
@@ -62,6 +66,10 @@ class TrainConfig:
     ema: float | None = None  # momentum of the moving average of the weights; see eanet.trainer.ema_momentum
     precision: str = "float32"
     class_weights: str | None = None  # "balanced": all classes count the same in the loss, whatever their number of images
+    teacher: str | None = None  # model folder or Hub repo id to learn from, see eanet.distillation
+    # Weight of the teacher in the loss, the labels have the rest; and the temperature of both. 0.9 and 1.5 with a teacher.
+    distill: float = None  # type: ignore[assignment]
+    distill_temperature: float = None  # type: ignore[assignment]
     image_column: str | None = None  # of a table or a Hub data set; None to find it
     label_column: str | None = None
     strict: bool = False  # fail if any file of the data is left out
@@ -73,6 +81,11 @@ class TrainConfig:
                     raise UserError(f"{name} {value}: not allowed with init_from, which brings its architecture")
         elif self.preset is None:
             self.preset = "small"
+        for name, default in DISTILL_DEFAULTS.items():
+            if self.teacher and getattr(self, name) is None:
+                setattr(self, name, default)
+            elif not self.teacher and (value := getattr(self, name)) is not None:
+                raise UserError(f"{name} {value}: must be None without a teacher")
         if self.warmup_epochs is None and _is_int(self.epochs, 1):
             self.warmup_epochs = min(2.0, self.epochs / 10)
         for names, accepts, hint in _RULES:

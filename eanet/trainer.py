@@ -12,6 +12,7 @@ import numpy as np
 
 from eanet.cli import UserError, duration, is_temporary, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
+from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.evaluation import evaluate, evaluation_results, summary
 from eanet.machine import backend, hardware, keep_freed_memory
 from eanet.run_dir import (
@@ -79,7 +80,7 @@ def train(config: TrainConfig) -> dict:
         + (f" ({len(validation):,} held out for validation)" if validation and run.dataset.validation is None else "")
         + f", epochs: {config.epochs}, steps per epoch: {len(batches)}; the first step compiles the graph"
     )
-    elapsed = _train_epochs(config, model, batches, validation, checkpoint, history, elapsed)
+    elapsed = _train_epochs(run, model, batches, validation, checkpoint, history, elapsed)
 
     with ema_weights(model):
         final = inference_copy(model)  # in float32, so that its norms are recomputed in the precision they will run in
@@ -103,18 +104,19 @@ def compile_model(model, config: TrainConfig, steps_per_epoch: int) -> None:
     """Compile a model with the optimizer, schedule and loss of a run."""
     import keras
 
-    model.compile(
-        optimizer=_optimizer(model, config, steps_per_epoch),
-        loss=keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing),
-        # The string "accuracy" would make its variables in the first trace, and TensorFlow would trace the step twice.
-        metrics=[keras.metrics.CategoricalAccuracy("accuracy")],
-        jit_compile=model.jit_compile,
-    )
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=config.label_smoothing)
+    # The string "accuracy" would make its variables in the first trace, and TensorFlow would trace the step twice.
+    accuracy = keras.metrics.CategoricalAccuracy("accuracy")
+    if config.teacher:
+        loss = distillation_loss(config.distill, config.distill_temperature, config.label_smoothing)
+        accuracy = label_accuracy()
+    optimizer = _optimizer(model, config, steps_per_epoch)
+    model.compile(optimizer=optimizer, loss=loss, metrics=[accuracy], jit_compile=model.jit_compile)
     model.optimizer.build(model.trainable_variables)
 
 
-def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig) -> dict:
-    """Train for one epoch, or until the loss is not finite.
+def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teacher=None) -> dict:
+    """Train for one epoch, or until the loss is not finite. `teacher` is a model that sees the same images, or None.
 
     Returns:
         "loss", "accuracy" (means over the batches), "learning_rate" (after the last step) and "images_per_s".
@@ -130,7 +132,8 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig) -> dic
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
         for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
             model.reset_metrics()  # Keras before 3.15 averages over all batches so far
-            batch = model.train_on_batch(x, y, batches.sample_weights(y), return_dict=True)
+            weights, targets = batches.sample_weights(y), y if teacher is None else pack_targets(teacher, x, y)
+            batch = model.train_on_batch(x, targets, weights, return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
             if not np.isfinite(sums["loss"]):
                 break
@@ -236,12 +239,16 @@ def _optimizer(model, config: TrainConfig, steps_per_epoch: int):
     return optimizer
 
 
-def _train_epochs(config, model, batches, validation, checkpoint, history, elapsed) -> float:
+def _train_epochs(run: Run, model, batches, validation, checkpoint, history, elapsed) -> float:
     """Train the epochs that `history` lacks, adding to it, and return the seconds trained in all."""
+    config, start_epoch, teacher = run.config, len(history.get("loss", [])), None
     log = TensorBoardLog(config.output / "logs", history)
-    for epoch in range(len(history.get("loss", [])), config.epochs):
+    if run.teacher and start_epoch < config.epochs:
+        teacher = load_teacher(run.teacher, config.teacher, model.config)
+        _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
+    for epoch in range(start_epoch, config.epochs):
         start = time.perf_counter()
-        row = train_epoch(model, batches, epoch, config)
+        row = train_epoch(model, batches, epoch, config, teacher)
         if validation:
             with ema_weights(model):
                 recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
@@ -273,6 +280,7 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -
         "stratified": run.settings.get("stratified", False),
         "init_from": run.settings["recipe"]["init_from"],
         "parent_run": parent_run(run.settings),
+        **({"teacher_run": run.settings["teacher_run"]} if run.settings.get("teacher_run") else {}),
         "final_loss": history["loss"][-1],
         "wall_time_s": round(elapsed, 1),
         "hardware": hardware(),

@@ -330,6 +330,10 @@ def test_the_training_is_told_with_every_setting(training_facts):
     plain = card.render_card(training_facts({**TRAINING, "recipe": {**RECIPE, "cutmix": 0.0, "ema": 0.0}}))
     assert "CutMix" not in plain and "average of the weights" not in plain
     assert "The shipped weights are the final weights of the training." in plain
+    assert "distilled" not in new
+    taught = {**RECIPE, "teacher": "models/base", "distill": 0.9, "distill_temperature": 1.5}
+    distilled = card.render_card(training_facts({**TRAINING, "recipe": taught}))
+    assert "; distilled from `models/base` (90% of the loss, temperature 1.5); float32; seed 7" in distilled
     first = {**TRAINING, "command": "python train.py --epochs 3", "init_from": None, "epochs": 3, "seed": 8}
     for data, known in (("", True), (" --data cifar-100-dev.tar.gz", True), (" --data cifar10", False)):
         parent = {**first, "command": f"python train.py{data}"}

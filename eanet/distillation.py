@@ -1,0 +1,134 @@
+"""Knowledge distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531): training with a teacher's probabilities."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+from eanet.cli import UserError, first_line, read_json
+from eanet.folding import deployment_form
+from eanet.loaded_model import load_config
+from modeling_eanet import CONFIG_FILE, EANetConfig, from_pretrained_keras
+
+SMALLEST = 1e-7  # of a probability before its logarithm, as in Keras' cross-entropy
+
+
+def check_teacher(folder, name, config: EANetConfig) -> None:
+    """Check from its config.json that a teacher fits a student. Imports no TensorFlow.
+
+    Args:
+        folder: the teacher's model folder: an EANet, or another Keras model with "id2label" in its config.json.
+        name: what messages call it.
+        config: the student's.
+
+    Raises:
+        UserError: config.json is missing or damaged, or the classes or the image size differ.
+    """
+    settings = _settings(folder)
+    if settings.get("model_type") == "eanet":
+        teacher = load_config(folder)
+        labels, size = list(teacher.id2label.values()), teacher.image_size
+    else:
+        named, size = settings.get("id2label"), config.image_size
+        if not isinstance(named, dict) or any(str(i) not in named for i in range(len(named))):
+            raise UserError(f"teacher {name}: its {CONFIG_FILE} has no class names (id2label: index to name)")
+        labels = [named[str(i)] for i in range(len(named))]
+    for i, (theirs, ours) in enumerate(itertools.zip_longest(labels, config.id2label.values())):
+        if theirs != ours:
+            raise UserError(
+                f"teacher {name}: its class {i} is {theirs!r}, the student's {ours!r}; it must have the same classes in the "
+                "same order"
+            )
+    if size != config.image_size:
+        raise UserError(f"teacher {name}: is for images of {size} pixels; the student's have {config.image_size}")
+
+
+def load_teacher(folder, name, config: EANetConfig):
+    """Load a teacher that `check_teacher` has passed.
+
+    Args:
+        folder: its model folder.
+        name: what messages call it.
+        config: the student's.
+
+    Returns:
+        A `keras.Model` in float32: images (batch, image_size, image_size, 3), 0-255, to probabilities (batch, num_classes).
+
+    Raises:
+        UserError: it cannot be loaded, or does not map images to probabilities.
+    """
+    if _settings(folder).get("model_type") == "eanet":
+        return deployment_form(from_pretrained_keras(folder))
+    import keras
+
+    size = config.image_size
+    try:
+        teacher = keras.saving.load_model(folder, compile=False)
+        probabilities = np.asarray(teacher(np.zeros((1, size, size, 3), np.float32), training=False))
+    except Exception as error:  # of any layer
+        raise UserError(f"teacher {name}: cannot be loaded, or takes no images ({first_line(error)})") from None
+    if probabilities.shape != (1, config.num_classes) or not abs(probabilities.sum() - 1) < 1e-2:
+        raise UserError(f"teacher {name}: must return one probability for each of the {config.num_classes} classes")
+    return teacher
+
+
+def pack_targets(teacher, x, y) -> np.ndarray:
+    """Return the targets of `distillation_loss` for one batch.
+
+    Args:
+        teacher: from `load_teacher`.
+        x: the augmented images that the student sees, (batch, image_size, image_size, 3).
+        y: their mixed one-hot targets, (batch, num_classes).
+
+    Returns:
+        float32 (batch, 2, num_classes): `y`, and the teacher's probabilities.
+    """
+    return np.stack([np.asarray(y), np.asarray(teacher.predict_on_batch(x))], axis=1, dtype=np.float32)
+
+
+def distillation_loss(weight: float, temperature: float, label_smoothing: float):
+    """Return the loss of a student, a function of targets (batch, 2, classes) and probabilities (batch, classes).
+
+        weight * T^2 * KL(softmax(log p_teacher / T) || softmax(log p_student / T)) + (1 - weight) * cross-entropy
+
+    softmax(log p / T) is softmax(logits / T): log p differs from the logits by a constant per image. T^2 keeps the size of
+    the gradients the same at every temperature.
+
+    Args:
+        weight: 0 to 1, of the teacher.
+        temperature: T, above 0.
+        label_smoothing: of the targets in the cross-entropy.
+
+    Returns:
+        A function for `keras.Model.compile`; it returns one loss per image, (batch,).
+    """
+    import keras
+    from keras import ops
+
+    def softened(probabilities):
+        return ops.log_softmax(ops.log(ops.clip(probabilities, SMALLEST, 1.0)) / temperature, axis=-1)
+
+    def loss(y_true, y_pred):
+        teacher, student = softened(y_true[:, 1]), softened(y_pred)
+        divergence = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
+        entropy = keras.losses.categorical_crossentropy(y_true[:, 0], y_pred, label_smoothing=label_smoothing)
+        return weight * temperature**2 * divergence + (1 - weight) * entropy
+
+    return loss
+
+
+def label_accuracy():
+    """Return a Keras metric "accuracy" of the one-hot targets in `pack_targets`."""
+    import keras
+
+    def accuracy(y_true, y_pred):
+        return keras.metrics.categorical_accuracy(y_true[:, 0], y_pred)
+
+    return keras.metrics.MeanMetricWrapper(accuracy, name="accuracy")
+
+
+def _settings(folder) -> dict:
+    settings = read_json(Path(folder) / CONFIG_FILE)
+    return settings if isinstance(settings, dict) else {}

@@ -1,0 +1,367 @@
+"""Distillation: the loss, runs with a teacher, and which teachers are refused."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, colour_images, tiny_config, write_official
+from training_runs import assert_same_weights, colours, error_line, main, quick_runs, read_json, train_config
+
+from eanet import trainer
+from eanet.cli import write_json
+from eanet.data import load_dataset
+from eanet.distillation import check_teacher, distillation_loss, label_accuracy, load_teacher, pack_targets
+from eanet.run_dir import lineage, prepare_run, reproducing_command, weights_checksum
+from eanet.train_config import TrainConfig
+from modeling_eanet import EANetConfig, UserError, from_pretrained_keras
+
+QUICK = ["--preset", "tiny", "--epochs", 2, "--batch-size", 64, "--seed", 3, "--validation-split", 0.2]
+
+
+def config(output, teacher, *options, data=None):
+    return train_config("--data", data or colours(), *QUICK, "--teacher", teacher, "--output", output, *options)
+
+
+def error_of(*args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        prepare_run(config(*args, **kwargs))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Loss -----------------------------------------------------------------------------------------------------------------
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("weight", "temperature", "smoothing"), [(0.9, 1.5, 0.1), (0.5, 4.0, 0.0), (1.0, 1.0, 0.1), (0, 2, 0.2)]
+)
+def test_loss_is_the_formula(weight, temperature, smoothing):
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(0, 2, (2, 16, 7))
+    labels = softmax(rng.normal(0, 3, (16, 7)))  # as CutMix mixes them
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    divergence = (p * np.log(p / q)).sum(axis=-1)
+    smooth = labels * (1 - smoothing) + smoothing / 7
+    entropy = -(smooth * np.log(softmax(student))).sum(axis=-1)
+    expected = weight * temperature**2 * divergence + (1 - weight) * entropy
+    targets = np.stack([labels, softmax(teacher)], axis=1).astype(np.float32)
+    found = distillation_loss(weight, temperature, smoothing)(targets, softmax(student).astype(np.float32))
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_is_finite_for_certain_probabilities():
+    certain = np.eye(3, dtype=np.float32)
+    loss = np.asarray(distillation_loss(0.9, 1.5, 0.1)(np.stack([certain, certain[::-1]], axis=1), certain))
+    assert np.isfinite(loss).all() and loss.max() > 1
+
+
+def test_accuracy_is_of_the_labels():
+    metric = label_accuracy()
+    labels, teacher = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 2, 0]]
+    metric.update_state(np.stack([labels, teacher], axis=1), labels[[0, 1, 0]])
+    assert metric.name == "accuracy" and float(metric.result()) == pytest.approx(2 / 3)
+
+
+def test_teacher_and_student_see_the_same_batch():
+    x, y = colour_images(4)[0], np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    seen = {}
+
+    class Teacher:
+        def predict_on_batch(self, images):
+            seen["teacher"] = images
+            return np.full((4, 3), 1 / 3, np.float32)
+
+    class Student:
+        variables, optimizer = (), types.SimpleNamespace(learning_rate=0.1)
+
+        def reset_metrics(self):
+            pass
+
+        def train_on_batch(self, images, targets, weights, return_dict):
+            seen.update(student=images, targets=targets, weights=weights)
+            return {"loss": 1.0, "accuracy": 0.0}
+
+    class Batches:
+        batch_size = 4
+
+        def __len__(self):
+            return 1
+
+        def epoch(self, number, cutmix):
+            yield x, y
+
+        def sample_weights(self, targets):
+            return targets @ np.array([1, 2, 3])
+
+    trainer.train_epoch(Student(), Batches(), 0, TrainConfig(), Teacher())
+    assert seen["teacher"] is x and seen["student"] is x
+    np.testing.assert_array_equal(seen["weights"], [1, 2, 3, 1])
+    assert seen["targets"].shape == (4, 2, 3) and seen["targets"].dtype == np.float32
+    np.testing.assert_array_equal(seen["targets"][:, 0], y)
+    np.testing.assert_array_equal(seen["targets"][:, 1], np.full((4, 3), 1 / 3, np.float32))
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+RESUMED = """
+import sys
+root, data, teacher, output, tiny = sys.argv[1:]
+sys.path.insert(0, root)
+import json, shutil, modeling_eanet
+modeling_eanet.PRESETS["tiny"] = json.loads(tiny)
+from eanet import run_dir, saving
+from eanet.trainer import train
+from eanet.train_config import TrainConfig
+saving.can_write_saved_model = lambda: False
+options = dict(data=data, preset="tiny", epochs=2, batch_size=64, teacher=teacher, distill=0.8, validation_split=0)
+save = run_dir.Checkpoint.save
+def save_and_copy(self, history, elapsed):
+    save(self, history, elapsed)
+    if len(history["loss"]) == 1:
+        shutil.copytree(output + "/unbroken", output + "/resumed")
+run_dir.Checkpoint.save = save_and_copy
+train(TrainConfig(**options, output=output + "/unbroken"))
+print(train(TrainConfig(**options, output=output + "/resumed"))["versions"]["backend"])
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path):
+    command = [sys.executable, "-c", RESUMED, ROOT, colours(), colour_folder, tmp_path, json.dumps(TINY)]
+    done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resuming after epoch 1 of 2" in done.stderr and done.stderr.count("parameters\n") == 2
+    assert done.stdout.split()[-1] == backend
+    assert_same_weights(tmp_path / "unbroken", tmp_path / "resumed")
+    ours, theirs = (read_json(tmp_path / name / "history.json") for name in ("unbroken", "resumed"))
+    for key in ("loss", "accuracy"):
+        assert ours[key] == theirs[key] and len(ours[key]) == 2
+
+
+def test_teacher_is_recorded(colour_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(colour_folder, "base")
+    write_json("base/eval_results.json", {"training": {"seed": 3, "epochs": 7, "data_crc32": 1}})
+    with quick_runs():
+        status, out, err = main("--data", colours(), *QUICK, "--epochs", 1, "--teacher", "base", "--output", "run", "--json")
+    assert status == 0, err
+    training = json.loads(out)["training"]
+    recipe = training["recipe"]
+    assert [recipe[key] for key in ("teacher", "distill", "distill_temperature")] == ["base", 0.9, 1.5]
+    assert " --teacher base" in training["command"] and "--distill" not in training["command"]
+    assert training["teacher_run"] == {"seed": 3, "epochs": 7, "data_crc32": 1} and training["parent_run"] is None
+    settings = read_json("run/settings.json")
+    assert settings["teacher_crc32"] == weights_checksum("base") and settings["recipe"]["teacher"] == "base"
+
+
+def test_run_without_a_teacher_records_none(tmp_path):
+    settings = prepare_run(train_config("--data", colours(), *QUICK, "--output", tmp_path / "run")).settings
+    assert not [key for key in (*settings, *settings["recipe"]) if "teacher" in key or "distill" in key]
+
+
+def test_recorded_command_repeats_the_distillation():
+    options = ["--teacher", "user/base", "--distill", 0.5, "--distill-temperature", 4]
+    command = reproducing_command(train_config(*options))
+    assert command == "python train.py --teacher user/base --distill 0.5 --distill-temperature 4.0"
+    assert train_config(*command.split()[2:]) == train_config(*options)
+
+
+def test_student_learns_from_a_good_teacher(colour_folder, tmp_path):
+    """The labels say nothing, the teacher's probabilities do."""
+    data, rng = write_official(tmp_path / "cifar-100-python", train=320, test=64), np.random.default_rng(99)
+    record = pickle.loads((data / "train").read_bytes())
+    record[b"fine_labels"] = rng.integers(0, 3, 320).tolist()
+    (data / "train").write_bytes(pickle.dumps(record, protocol=2))
+    accuracy = {}
+    options = ["--data", data, *QUICK, "--batch-size", 16, "--learning-rate", 0.01, "--json"]
+    for name, teacher in (("with", ["--teacher", colour_folder]), ("without", [])):
+        with quick_runs():
+            status, out, err = main(*options, *teacher, "--output", tmp_path / name)
+        assert status == 0, err
+        accuracy[name] = json.loads(out)["accuracy"]
+    assert accuracy["with"] > 0.9 and accuracy["without"] < 0.7, accuracy
+
+
+# Teachers -------------------------------------------------------------------------------------------------------------
+
+
+def write_keras_classifier(folder, id2label, activation="softmax", size=32):
+    """Write a Keras classifier that is not an EANet, with class names in its config.json."""
+    import keras
+
+    image = keras.Input((size, size, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    model = keras.Model(image, keras.layers.Dense(3, activation=activation)(x))
+    folder.mkdir()
+    model.save(folder / "model.keras")
+    shutil.unpack_archive(folder / "model.keras", folder, format="zip")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"id2label": id2label})
+    return model
+
+
+COLOURS = {"0": "red", "1": "green", "2": "blue"}
+
+
+def test_any_keras_classifier_is_a_teacher(tmp_path):
+    model = write_keras_classifier(tmp_path / "model", COLOURS)
+    check_teacher(tmp_path / "model", "it", tiny_config())
+    x, y = colour_images(4)[0], np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    targets = pack_targets(load_teacher(tmp_path / "model", "it", tiny_config()), x, y)
+    np.testing.assert_allclose(targets[:, 1], model.predict_on_batch(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (dict(id2label=None), "no class names"),
+    (dict(id2label={"1": "red"}), "no class names"),
+    (dict(id2label={"0": "red", "1": "blue", "2": "green"}), "its class 1 is 'blue', the student's 'green'"),
+    (dict(activation=None), "must return one probability for each of the 3 classes"),
+    (dict(size=64), "cannot be loaded, or takes no images"),
+], ids=str)  # fmt: skip
+def test_unfit_keras_classifier(changes, says, tmp_path):
+    write_keras_classifier(tmp_path / "model", **{"id2label": COLOURS, **changes})
+    with pytest.raises(UserError, match=f"^teacher it: .*{says}") as caught:
+        check_teacher(tmp_path / "model", "it", tiny_config())
+        load_teacher(tmp_path / "model", "it", tiny_config())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("labels", "says"), [
+    (("red", "lime", "blue"), "its class 1 is 'green', the student's 'lime'"),
+    (("red", "green", "blue", "white"), "its class 3 is None, the student's 'white'"),
+    (("red", "green"), "its class 2 is 'blue', the student's None"),
+])  # fmt: skip
+def test_teacher_of_other_classes(labels, says, colour_folder, tmp_path):
+    with pytest.raises(UserError) as caught:
+        check_teacher(colour_folder, "it", tiny_config(id2label=labels))
+    assert str(caught.value) == f"teacher it: {says}; it must have the same classes in the same order"
+
+
+def test_teacher_of_other_classes_is_refused_before_training(colour_folder, tmp_path):
+    data = write_official(tmp_path / "cifar-100-python", labels=("red", "lime", "blue"))
+    status, out, err = main("--data", data, *QUICK, "--teacher", colour_folder, "--output", tmp_path / "run")
+    assert f"teacher {colour_folder}: its class 1 is 'green', the student's 'lime'" in error_line(status, err)
+    assert out == "" and not (tmp_path / "run").exists()
+
+
+def test_teacher_of_another_image_size(colour_folder):
+    with pytest.raises(UserError, match="teacher it: is for images of 32 pixels; the student's have 64"):
+        check_teacher(colour_folder, "it", tiny_config(image_size=64))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"model_type": "eanet"}'])
+def test_damaged_teacher(content, colour_folder, tmp_path):
+    folder = shutil.copytree(colour_folder, tmp_path / "model")
+    (folder / "config.json").write_text(content)
+    assert str(folder) in error_of(tmp_path / "run", folder)
+
+
+def test_missing_teacher(tmp_path):
+    assert error_of(tmp_path / "run", tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'}: not a local folder")
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    (dict(distill=0.5), "^distill 0.5: must be None without a teacher"),
+    (dict(distill_temperature=2.0), "^distill_temperature 2.0: must be None without a teacher"),
+    (dict(teacher="user/name", distill=1.5), r"^distill 1.5: must be a number in \[0, 1\]"),
+    (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0"),
+])  # fmt: skip
+def test_invalid_options(changes, says):
+    with pytest.raises(UserError, match=says):
+        TrainConfig(**changes)
+
+
+# Resuming, and images that the teacher was trained on -------------------------------------------------------------------
+
+
+@pytest.fixture
+def teacher(colour_folder, tmp_path):
+    return shutil.copytree(colour_folder, tmp_path / "teacher")
+
+
+def test_resume_needs_the_same_teacher(teacher, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    write_json(run / "settings.json", prepare_run(config(run, teacher)).settings)
+    (run / "checkpoint.npz").touch()
+    moved = shutil.copytree(teacher, tmp_path / "moved")
+    for same in (teacher, moved):
+        assert prepare_run(config(run, same)).resuming and prepare_run(config(run, same)).teacher == same
+    model = from_pretrained_keras(moved)
+    model.set_weights([weight + 1 for weight in model.get_weights()])
+    model.save_weights(moved / "model.weights.h5")
+    assert "with teacher teacher (other weights) instead of moved;" in error_of(run, moved)
+    assert "with distill 0.9 instead of 0.5;" in error_of(run, teacher, "--distill", 0.5)
+    with pytest.raises(UserError, match="with teacher teacher instead of none;"):
+        prepare_run(train_config("--data", colours(), *QUICK, "--output", run))
+
+
+def test_run_without_a_teacher_does_not_resume_with_one(teacher, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    settings = prepare_run(train_config("--data", colours(), *QUICK, "--output", run)).settings
+    write_json(run / "settings.json", settings)
+    assert "with teacher none instead of teacher;" in error_of(run, teacher)
+
+
+def record(seed=3, validation_split=0.2, **more):
+    crc = load_dataset(colours(), EANetConfig()).train.checksum()
+    return {"seed": seed, "data_crc32": crc, "recipe": {"validation_split": validation_split}, **more}
+
+
+@pytest.mark.parametrize("training", [
+    lambda: record(seed=4), lambda: record(validation_split=0.1), lambda: record(parent_run=record(seed=4)),
+    lambda: record(teacher_run=record(seed=4)), lambda: {"data_crc32": 0, "teacher_run": record(seed=4)},
+    lambda: record(stratified=True),
+])  # fmt: skip
+def test_validation_images_must_be_new_to_the_teacher(training, teacher, tmp_path):
+    write_json(teacher / "eval_results.json", {"training": training()})
+    message = error_of(tmp_path / "run", teacher)
+    assert f"overlaps the images that the teacher ({teacher}) was trained on; use " in message
+    prepare_run(config(tmp_path / "run", teacher, "--validation-split", 0))
+
+
+def test_teacher_that_held_out_the_same_images(teacher, tmp_path):
+    write_json(teacher / "eval_results.json", {"training": record(teacher_run=record())})
+    prepare_run(config(tmp_path / "run", teacher))
+    message = error_of(tmp_path / "run", teacher, "--seed", 5)
+    assert message.endswith("use seed 3 and validation_split 0.2, or validation_split 0")
+
+
+def test_initial_weights_that_had_a_teacher(teacher, tmp_path):
+    write_json(teacher / "eval_results.json", {"training": record(teacher_run=record(seed=4))})
+    options = ["--data", colours(), *QUICK[2:], "--init-from", teacher, "--output", tmp_path / "run"]
+    with pytest.raises(UserError, match="overlaps the images that the initial weights"):
+        prepare_run(train_config(*options))
+
+
+def test_lineage_has_teachers_before_their_students():
+    teacher = {"seed": 1, "parent_run": {"seed": 0}}
+    runs = lineage({"seed": 4, "teacher_run": {"seed": 3}, "parent_run": {"seed": 2, "teacher_run": teacher}})
+    assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4] and lineage(None) == []
+
+
+def test_hub_teacher_brings_its_record(teacher, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot_download(repo_id, allow_patterns, **options):
+        asked.append((repo_id, sorted(allow_patterns)))
+        return str(teacher)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    write_json(teacher / "eval_results.json", {"training": record(seed=4)})
+    assert "overlaps the images that the teacher (user/base)" in error_of(tmp_path / "run", "user/base")
+    assert asked == [("user/base", ["config.json", "eval_results.json", "metadata.json", "model.weights.h5"])]
