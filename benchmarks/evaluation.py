@@ -40,26 +40,6 @@ SUPERCLASSES = {
     "vehicles 1": "bicycle bus motorcycle pickup_truck train",
     "vehicles 2": "lawn_mower rocket streetcar tank tractor",
 }
-BINS = 15
-
-
-def confusions(predicted: np.ndarray, y: np.ndarray, labels, count: int) -> list[dict]:
-    """Return the most confused pairs of classes, counted in both directions.
-
-    Args:
-        predicted: (n,) class indices.
-        y: (n,) true class indices.
-        labels: class names.
-        count: number of pairs.
-    """
-    table = np.zeros((len(labels), len(labels)), int)
-    np.add.at(table, (y, predicted), 1)
-    pairs = np.triu(table + table.T, 1)
-    best = np.argsort(-pairs, axis=None, kind="stable")[:count]
-    return [
-        {"classes": [labels[i], labels[j]], "count": int(pairs[i, j]), "of": int(table[i].sum() + table[j].sum())}
-        for i, j in zip(*np.unravel_index(best, pairs.shape), strict=True)
-    ]
 
 
 def superclass_results(predicted: np.ndarray, y: np.ndarray, labels) -> tuple[list[dict], dict]:
@@ -97,8 +77,8 @@ def main(argv=None) -> None:
     args = parser.parse_args(argv)
     check_data_path(args.data)
 
-    from eanet.evaluation import calibration_error
     from eanet.predict import predict_probabilities
+    from eanet.report import describe_predictions
     from eanet.saving import model_checksum
     from modeling_eanet import from_pretrained_keras
 
@@ -108,10 +88,8 @@ def main(argv=None) -> None:
     probabilities = predict_probabilities(model, split.x, 500)
     predicted = probabilities.argmax(axis=1)
     rows, superclasses = superclass_results(predicted, split.y, labels)
-    correct = predicted == split.y
-    classes = [{"class": label, "accuracy": float(correct[split.y == i].mean())} for i, label in enumerate(labels)]
-    classes.sort(key=lambda row: (row["accuracy"], row["class"]))
-    error, bins = calibration_error(probabilities, split.y, BINS)
+    found = describe_predictions(probabilities, split.y, labels)
+    kept = "accuracy mean_confidence expected_calibration_error hardest easiest confusions bins calibration".split()
     common.report(
         "evaluation",
         rows,
@@ -119,14 +97,7 @@ def main(argv=None) -> None:
         dataset=dataset.name,
         split=split.note or split.name,
         num_images=len(split),
-        accuracy=float(correct.mean()),
-        mean_confidence=float(probabilities.max(axis=1).mean()),
-        expected_calibration_error=error,
-        hardest=classes[:5],
-        easiest=classes[:-6:-1],
-        confusions=confusions(predicted, split.y, labels, 8),
-        bins=BINS,
-        calibration=bins,
+        **{key: found[key] for key in kept},
         **superclasses,
     )
 

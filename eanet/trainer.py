@@ -252,7 +252,9 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         if validation:
             with ema_weights(model):
                 recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
-                measures = evaluate(model, validation)
+                measures = {"loss": np.nan, "accuracy": np.nan}
+                with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
+                    measures = evaluate(model, validation)
             row |= {"val_loss": measures["loss"], "val_accuracy": measures["accuracy"]}
         if not all(np.isfinite(value).all() for value in (*row.values(), *model.get_weights())):
             raise UserError(

@@ -274,9 +274,3 @@ def test_superclass_accuracy_counts_any_class_of_the_superclass():
     mammals = {"superclass": "aquatic mammals", "num_images": 5, "top1_accuracy": 0.6, "superclass_accuracy": 0.8}
     assert rows[-1] == mammals and rows[0]["top1_accuracy"] == 1 and facts["superclass_accuracy"] == 0.99
     assert facts["superclass_confusion"]["counts"][0][1] == 1  # aquatic mammals taken for fish
-
-
-def test_confusions_count_both_directions():
-    y, predicted = np.array([0, 0, 1, 1, 2, 2]), np.array([1, 0, 0, 0, 2, 1])
-    found = evaluation.confusions(predicted, y, ["a", "b", "c"], 2)
-    assert found == [{"classes": ["a", "b"], "count": 3, "of": 4}, {"classes": ["b", "c"], "count": 1, "of": 4}]

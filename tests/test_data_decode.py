@@ -23,7 +23,7 @@ def samples(count):
 
 def read(listed):
     left_out = LeftOut()
-    x, labels = read_samples(listed, tiny_config(), left_out, "train")
+    x, labels, _ = read_samples(listed, tiny_config(), left_out, "train")
     return x, labels, left_out
 
 

@@ -20,7 +20,7 @@ sys.path[:0] = [
     HERE,
 ]  # in the Hub's cache this file is a link into blobs/; its own folder has the code
 
-from eanet.cli import UserError, atomic_path, read_json, require, run, write_json  # noqa: E402
+from eanet.cli import UserError, read_json, require, run  # noqa: E402
 
 ROOT = Path(HERE).parent
 FOLDER = ROOT / "figures"
@@ -61,7 +61,9 @@ def draw(names) -> list[Path]:
     Raises:
         UserError: an input is missing or is about other weights, or a figure that is not in `names` shows other weights.
     """
-    from figures_common import PIXELS, Shipped, png
+    from figures_common import Shipped
+
+    from eanet.figures import save
 
     shipped = Shipped(ROOT)
     index = FOLDER / "figures.json"
@@ -75,17 +77,7 @@ def draw(names) -> list[Path]:
             _check_all_drawn(entries, names, checksum)
         checksum = model_checksum(shipped.model)
     drawings = {name: getattr(require(FIGURES[name][0], "it is in tools/"), name)(shipped) for name in names}
-    for name, drawing in drawings.items():
-        with atomic_path(FOLDER / f"{name}.png") as temporary:
-            temporary.write_bytes(png(drawing))
-        entries[f"{name}.png"] = {
-            "depends_on": FIGURES[name][1],
-            "width": drawing.image.width // PIXELS,
-            "caption": drawing.caption,
-            "alt": drawing.alt,
-        }
-    in_order = {f"{name}.png": entries[f"{name}.png"] for name in FIGURES if f"{name}.png" in entries}
-    write_json(index, {"checksum": checksum, "figures": in_order})
+    save(FOLDER, drawings, {name: shows for name, (_, shows) in FIGURES.items()}, checksum, entries)
     return [FOLDER / f"{name}.png" for name in names]
 
 

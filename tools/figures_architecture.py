@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from figures_common import INK, WIDTH, Drawing, new_figure, rendered
 from matplotlib.patches import FancyBboxPatch
+
+from eanet.figures import INK, WIDTH, Drawing, new_figure, rendered
 
 BLUE, ORANGE, GREY, WHITE = "#2563eb", "#c2410c", "#64748b", "#ffffff"  # fills: white text has a contrast of 4.7:1 or more
 HEIGHT, LEFT, CENTRE, PART = 620, 192, 318, 42  # CSS pixels; left edge of the block's frame, middle and height of its boxes

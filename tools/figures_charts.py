@@ -2,109 +2,29 @@
 
 from __future__ import annotations
 
-import numpy as np
-from figures_common import BLUE, INK, ORANGE, Drawing, new_figure, rendered
-
+from eanet import figures
 from eanet.cli import read_json
-
-KEYS = {"training": "accuracy", "validation": "val_accuracy"}
+from eanet.figures import BLUE, ORANGE, Drawing, new_figure, rendered
 
 
 def curves(shipped):
     """Accuracy and loss over the epochs of the last run."""
-    history = read_json(shipped.root / "history.json")
     training = shipped.results("eval_results.json")["training"]
-    epochs = np.arange(1, len(history["loss"]) + 1)
-    figure = new_figure(height=480)
-    axes = figure.subplots(2, 1, sharex=True)
-    for axis, key, title in zip(axes, ("accuracy", "loss"), ("top-1 accuracy, %", "cross-entropy"), strict=True):
-        scale, unit = (100, "{:.1f}%") if key == "accuracy" else (1, "{:.2f}")
-        ends = []
-        for name, prefix, colour in (("training", "", ORANGE), ("validation", "val_", BLUE)):
-            if prefix + key in history:
-                values = scale * np.array(history[prefix + key])
-                axis.plot(epochs, values, color=colour)
-                ends.append((values[-1], f"{name} {unit.format(values[-1])}", colour))
-        axis.set_title(title)
-        axis.set_xlim(0, epochs[-1])
-        _label_ends(axis, ends)
-    axes[-1].set_xlabel("epoch of the last run" if _parent(training) else "epoch")
-    return Drawing(rendered(figure), _about_curves(training, len(epochs)), _told(history))
-
-
-def _told(history):
-    ends = [f"{name} {100 * history[key][-1]:.1f}%" for name, key in KEYS.items() if key in history]
-    return f"Accuracy and loss over the epochs; accuracy at the end: {', '.join(ends)}."
-
-
-def _parent(training):
-    return training.get("parent_run") or training.get("begun_with")  # the key in older runs
-
-
-def _about_curves(training, epochs):
-    recipe = training.get("recipe", {})
-    start = "of the last run, which started from an earlier run's weights" if _parent(training) else "of training"
-    text = f"Accuracy and loss over the {epochs} epochs {start}."
-    if recipe.get("cutmix"):
-        text += " Training values are for augmented images; they improve suddenly when CutMix stops, near the end."
-    return text
-
-
-def _label_ends(axis, ends, gap=0.1):
-    """Write (value, text, colour) to the right of the axis, at least `gap` of its height apart."""
-    low, high = axis.get_ylim()
-    height = -1
-    for value, text, colour in sorted(ends):
-        height = max((value - low) / (high - low), height + gap)
-        axis.text(1.03, height, text, color=colour, va="center", transform=axis.transAxes)
+    parent = training.get("parent_run") or training.get("begun_with")  # the key in older runs
+    return figures.curves(read_json(shipped.root / "history.json"), training.get("recipe", {}), parent is not None)
 
 
 def calibration(shipped):
     """Accuracy over confidence, and how many images have which confidence."""
     found = shipped.results("benchmarks/evaluation.json")
-    bins, error = found["calibration"], found["expected_calibration_error"]
-    figure = new_figure(300, 380)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
-    width = bins[0]["to"] - bins[0]["from"]
-    centres = [100 * (b["from"] + width / 2) for b in bins]
-    upper.bar(centres, [100 * b["accuracy"] for b in bins], 88 * width, color=BLUE, alpha=0.6)
-    upper.plot([0, 100], [0, 100], color=ORANGE)
-    upper.text(3, 92, f"calibration error {100 * error:.1f}%")
-    upper.text(3, 82, "line: perfect", color=ORANGE)
-    upper.set(xlim=(0, 100), ylim=(0, 100), title="accuracy, %")
-    lower.bar(centres, [100 * b["count"] / found["num_images"] for b in bins], 88 * width, color=INK)
-    lower.set(title="share of images, %", xlabel="probability of the top answer, %")
-    caption = (
-        "How often the top answer is right, by its probability, and how many images get such a probability. "
-        "Bars above the line mean that the model is under-confident, bars below it over-confident."
-    )
-    return Drawing(
-        rendered(figure), caption, "Reliability diagram: accuracy over confidence, with a histogram of confidence."
-    )
+    return figures.calibration(found["calibration"], found["expected_calibration_error"], found["num_images"])
 
 
 def confusion(shipped):
     """The pairs of classes that the model confuses most."""
     found = shipped.results("benchmarks/evaluation.json")
-    pairs = found["confusions"][:10][::-1]
-    names = [" / ".join(label.replace("_", " ") for label in pair["classes"]) for pair in pairs]
-    shares = [100 * pair["count"] / pair["of"] for pair in pairs]
-    figure = new_figure(height=60 + 36 * len(pairs))
-    axis = figure.subplots()
-    axis.barh(names, shares, 0.7, color=BLUE)
-    for i, share in enumerate(shares):
-        axis.text(share, i, f" {share:.0f}%", va="center", color=BLUE)
-    axis.set(xlim=(0, 1.12 * max(shares)), xticks=[])
-    axis.set_title("confused with each other, % of their images", loc="right")
-    axis.grid(False)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    caption = (
-        f"The {len(pairs)} most confused pairs of classes: share of the two classes' images taken for the other class. "
-        f"Of all images, {100 * found['superclass_accuracy']:.1f}% get a class of the right superclass."
-    )
-    told = "; ".join(f"{name} {share:.0f}%" for name, share in zip(names[::-1], shares[::-1], strict=True))
-    return Drawing(rendered(figure), caption, f"Bar chart of the most confused pairs of classes: {told}.")
+    share = f"Of all images, {100 * found['superclass_accuracy']:.1f}% get a class of the right superclass."
+    return figures.confused_pairs(found["confusions"], share)
 
 
 def scaling(shipped):

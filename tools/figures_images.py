@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from figures_common import INK, PIXELS, WIDTH, Drawing, canvas, font, text_size
+from figures_common import canvas, font
 from PIL import Image, ImageDraw
+
+from eanet.figures import INK, PIXELS, WIDTH, Drawing, text_size
 
 ANSWERED = ("aquarium_fish", "rocket", "sunflower", "cup", "clock", "orange", "cloud", "skyscraper")
 ATTENDED = ("aquarium_fish", "sunflower", "bottle", "rocket")

@@ -43,14 +43,14 @@ def build_dataset(
         check_labels(listing, where, labels)
     arrays = {split: read_samples(samples, config, left_out, split) for split, samples in listing.samples.items()}
     if listing.labels is None:
-        listing.labels = _sorted({label for _, found in arrays.values() for label in found}, listing)
+        listing.labels = _sorted({label for _, found, _ in arrays.values() for label in found}, listing)
         check_labels(listing, where, labels)
     index = {label: i for i, label in enumerate(labels or listing.labels)}
     splits = {}
-    for split, (x, found) in arrays.items():
+    for split, (x, found, names) in arrays.items():
         if found:
             note = "the validation split of the data" if split == "validation" else ""
-            splits[split] = Split(x, np.array([index[label] for label in found], np.int64), split, note)
+            splits[split] = Split(x, np.array([index[label] for label in found], np.int64), split, note, names)
     check_classes(listing, splits.get("train"), where, left_out)
     left_out.check(where, strict)
     if not splits:

@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 
 def read_samples(
     samples: Iterable[Sample], config: EANetConfig, left_out: LeftOut, name: str
-) -> tuple[np.ndarray | DiskImages, list]:
+) -> tuple[np.ndarray | DiskImages, list, list[str]]:
     """Decode the images of one split.
 
     Args:
@@ -61,12 +61,14 @@ def read_samples(
         name: of the split, for the progress bar.
 
     Returns:
-        uint8 (n, image_size, image_size, 3), and the n labels of the images that could be read.
+        uint8 (n, image_size, image_size, 3), and the labels and the names of the n images that could be read.
     """
     from tqdm import tqdm
 
     expected = operator.length_hint(samples) or None
-    store, labels = ImageStore(config.image_size, expected), []
+    store = ImageStore(config.image_size, expected)
+    labels: list = []
+    names: list[str] = []
     bar = tqdm(total=expected, desc=f"reading {name}", unit=" images", disable=None, leave=False)
     with bar, warnings.catch_warnings():  # load_image changes the filters, which threads would restore out of order
         for chunk, images, reasons in _decoded(samples, config, expected):
@@ -74,12 +76,13 @@ def read_samples(
             good = [i for i, reason in enumerate(reasons) if reason is None]
             store.append(images if len(good) == len(chunk) else images[good])
             labels += [chunk[i].label for i in good]
+            names += [chunk[i].path for i in good]
             for sample, reason in zip(chunk, reasons, strict=True):
                 foreign = not sample.certain and reason in (UNKNOWN, EMPTY)
                 left_out.images += not foreign
                 if reason is not None:
                     left_out.add(sample.path, "not an image" if foreign else reason, broken=not foreign)
-    return store.finish(), labels
+    return store.finish(), labels, names
 
 
 def count_cores() -> int:

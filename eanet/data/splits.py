@@ -21,12 +21,14 @@ class Split:
         y: int64 (n,), class indices.
         name: "train", "test", "validation" or "hold-out".
         note: what else a result measured on this split has to say, or "".
+        names: (n,) of the image files, for people; None where the images have none.
     """
 
     x: Any
     y: np.ndarray
     name: str
     note: str = ""
+    names: list[str] | None = None
 
     def __len__(self):
         return len(self.y)
@@ -37,6 +39,11 @@ class Split:
         for start in range(0, len(self.x), step):
             crc = zlib.crc32(np.ascontiguousarray(self.x[start : start + step]).data, crc)
         return zlib.crc32(np.ascontiguousarray(self.y).data, crc)
+
+    def part(self, indices: np.ndarray, name: str, note: str = "") -> Split:
+        """Return the split of the images at `indices`."""
+        names = None if self.names is None else [self.names[i] for i in indices]
+        return Split(select(self.x, indices), self.y[indices], name, note, names)
 
 
 @dataclasses.dataclass
@@ -92,10 +99,7 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Spli
         )
     kept = np.setdiff1d(np.arange(len(train)), held_out)
     note = f"{count:,} image{'s' * (count != 1)} of the train split, held out by seed {seed}"
-    return (
-        Split(select(train.x, kept), train.y[kept], "train"),
-        Split(select(train.x, held_out), train.y[held_out], "validation", note),
-    )
+    return train.part(kept, "train"), train.part(held_out, "validation", note)
 
 
 def _draw_plain(total: int, fraction: float, seed: int) -> np.ndarray:
