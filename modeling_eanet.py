@@ -98,6 +98,7 @@ class EANetConfig:
     pixel_mean: tuple[float, float, float] = CIFAR100_MEAN  # per channel (RGB), on the 0-255 scale of the input
     pixel_std: tuple[float, float, float] = CIFAR100_STD
     interpolation: str = "bicubic"  # how an image of another size is resized to the square, one of INTERPOLATIONS
+    resize: str = "squash"  # to the square: "squash"; "crop", its middle; "pad", all of it with black bars
 
     def __post_init__(self):
         for field in dataclasses.fields(self):  # JSON has lists instead of tuples
@@ -197,7 +198,7 @@ PRESETS = {
     "small": dict(),  # the defaults of EANetConfig: the shipped model, 386,004 parameters
 }  # fmt: skip
 NORMS, ACTIVATIONS = ("layer", "batch", "none"), ("relu", "silu", "gelu", "gelu_tanh")
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
+RESIZES, INTERPOLATIONS = ("squash", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos", "box")
 
 
 def _is_count(value) -> bool:
@@ -214,6 +215,7 @@ _FIELD_RULES = (
     ("tokenizer", ("patch", "conv").__contains__, 'must be "patch" or "conv"'),
     ("norm", NORMS.__contains__, f"must be one of {', '.join(NORMS)}"),
     ("activation", ACTIVATIONS.__contains__, f"must be one of {', '.join(ACTIVATIONS)}"),
+    ("resize", RESIZES.__contains__, f"must be one of {', '.join(RESIZES)}"),
     ("interpolation", INTERPOLATIONS.__contains__, f"must be one of {', '.join(INTERPOLATIONS)}"),
     ("attention_dropout projection_dropout mlp_dropout drop_path", lambda v: _is_number(v) and 0 <= v < 1,
      "must be a rate in [0, 1)"),

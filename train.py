@@ -25,8 +25,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from eanet.cli import check_backend, quiet_tensorflow, run  # noqa: E402
-from eanet.train_config import PRECISIONS, TrainConfig  # noqa: E402
-from modeling_eanet import PRESETS, EANetConfig  # noqa: E402
+from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
+from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -47,35 +47,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     model("--init-from", metavar="DIR_OR_REPO", help="start from the weights and architecture of this model (fine-tune); "
           "the classifier starts new if the classes differ")  # fmt: skip
 
-    recipe = parser.add_argument_group("recipe")
+    model("--freeze", choices=FREEZE, help="what of the initial weights stays as it is (default: none)")
+    model("--image-size", type=int, metavar="N", help="side of the square input in pixels (default: the architecture's)")
+    model("--resize", choices=RESIZES, help="how an image becomes a square: squashed, its middle, or padded with black bars "
+          "(default: the architecture's)")  # fmt: skip
 
-    def option(name, type, metavar, help):
-        default = getattr(TrainConfig, name.replace("-", "_"))
-        text = help if default is None else f"{help} (default: {default})"
-        recipe.add_argument(f"--{name}", type=type, metavar=metavar, default=default, help=text)
-
-    option("epochs", int, "N", "passes over the training images")
-    option("batch-size", int, "N", "images per step")
-    option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
-    option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
-    option("learning-rate", float, "X", "peak learning rate: linear warm-up, then a cosine to 0")
-    option("weight-decay", float, "X", "weight decay of AdamW, for all but biases and norms")
-    option("warmup-epochs", float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
-    option("label-smoothing", float, "X", "label smoothing of the training loss")
-    option("cutmix", float, "F", "fraction of the images that get CutMix; none in the last tenth of the epochs")
-    option("ema", float, "X", "momentum of the moving average of the weights, which is saved; 0 saves the final weights "
-           "(default: 0.998, less in runs under 10,000 steps)")  # fmt: skip
-    recipe.add_argument("--precision", default="float32", choices=PRECISIONS, help="mixed_bfloat16 is faster on processors "
-                        "and GPUs with bfloat16 (default: float32)")  # fmt: skip
-
-    recipe.add_argument("--class-weights", choices=["balanced"], help="make all classes count the same in the loss, "
-                        "whatever their number of images")  # fmt: skip
-
-    recipe.add_argument("--teacher", metavar="DIR_OR_REPO", help="distil this model: also learn from its probabilities for "
-                        "each augmented image; it must have the same classes")  # fmt: skip
-    option("distill", float, "W", "weight of the teacher in the loss; the labels have the rest (default: 0.9)")
-    option("distill-temperature", float, "T", "temperature at which the two are compared (default: 1.5)")
-
+    _add_recipe_options(parser)
     other = parser.add_argument_group("instead of training").add_argument
     other("--evaluate-only", action="store_true", help="measure --model on --data")
     other("--model", metavar="DIR_OR_REPO", help="model to evaluate: a folder or a Hub repo id")
@@ -86,6 +63,38 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
     args.set = dict(args.set or ())
     return args
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_argument_group("recipe", "options without a default here follow the number of images")
+
+    def option(name, type, metavar, help):
+        default = getattr(TrainConfig, name.replace("-", "_"))
+        text = help if default is None else f"{help} (default: {default})"
+        recipe.add_argument(f"--{name}", type=type, metavar=metavar, default=default, help=text)
+
+    option("epochs", int, "N", "passes over the training images (75 from about 2,600 images on; a quarter with --init-from)")
+    option("batch-size", int, "N", "images per step (128 from 5,000 images on)")
+    option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
+    option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
+    option("learning-rate", float, "X", "peak learning rate: linear warm-up, then a cosine to 0 (0.005; 0.001 with "
+           "--init-from)")  # fmt: skip
+    option("weight-decay", float, "X", "weight decay of AdamW, for all but biases and norms")
+    option("warmup-epochs", float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
+    option("label-smoothing", float, "X", "label smoothing of the training loss")
+    option("cutmix", float, "F", "fraction of the images that get CutMix; none in the last tenth of the epochs")
+    option("ema", float, "X", "momentum of the moving average of the weights, which is saved; 0 saves the final weights "
+           "(default: 0.998, less in runs under 10,000 steps)")  # fmt: skip
+    recipe.add_argument("--precision", default="float32", choices=PRECISIONS, help="mixed_bfloat16 is faster on processors "
+                        "and GPUs with bfloat16, mixed_float16 on older GPUs (default: float32)")  # fmt: skip
+
+    recipe.add_argument("--class-weights", choices=["balanced"], help="make all classes count the same in the loss, "
+                        "whatever their number of images")  # fmt: skip
+
+    recipe.add_argument("--teacher", metavar="DIR_OR_REPO", help="distil this model: also learn from its probabilities for "
+                        "each augmented image; it must have the same classes")  # fmt: skip
+    option("distill", float, "W", "weight of the teacher in the loss; the labels have the rest (default: 0.9)")
+    option("distill-temperature", float, "T", "temperature at which the two are compared (default: 1.5)")
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:

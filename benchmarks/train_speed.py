@@ -50,7 +50,7 @@ def contenders() -> dict:
     example, targets = keras_io_example.build(x[:256]), np.eye(100, dtype=np.float32)[y]
 
     def preset(name):
-        config = TrainConfig(preset=name, epochs=50, batch_size=BATCH)
+        config = TrainConfig(preset=name, epochs=50, batch_size=BATCH).resolved(None)
         model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
         batches = Batches(Split(x, y, "train"), 100, BATCH, config.seed)
         compile_model(model, config, len(batches))

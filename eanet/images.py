@@ -53,13 +53,13 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
     """Load an image and resize it to the model's input.
 
     Applies the EXIF orientation, puts transparency over white, converts any mode to RGB (deeper pixels scaled to 8 bits),
-    takes the first frame of an animation file and squashes it to the square `config.image_size` by `config.interpolation`.
+    takes the first frame of an animation file and makes it a square by `config.resize` and `config.interpolation`.
     Reads what Pillow reads, and HEIC where pillow-heif is installed.
 
     Args:
         source: path, open binary file, PIL image, or array (height, width, 3) or (height, width). A uint8 array or a float
             or integer array of 0-255; uint16 arrays of 0-65535 are scaled.
-        config: size and interpolation.
+        config: size, resize and interpolation.
 
     Returns:
         uint8 (image_size, image_size, 3).
@@ -228,6 +228,16 @@ def _resize(image, config) -> np.ndarray:
     side = config.image_size
     if 0 in image.size:
         raise UserError(f"image of {image.width} by {image.height} pixels: it is empty")
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling[config.interpolation.upper()])
+    size = (side, side)
+    if config.resize == "crop":
+        shortest = min(image.size)
+        left, top = (image.width - shortest) // 2, (image.height - shortest) // 2
+        image = image.crop((left, top, left + shortest, top + shortest))
+    elif config.resize == "pad":
+        size = tuple(max(1, round(side * length / max(image.size))) for length in image.size)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling[config.interpolation.upper()])
+    if size != (side, side):  # beyond the border of an image, Pillow's crop is black
+        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        image = image.crop((left, top, left + side, top + side))
     return np.asarray(image, dtype=np.uint8)

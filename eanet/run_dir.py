@@ -9,6 +9,7 @@ import os
 import shlex
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from eanet.data.tables import SUFFIXES as TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.loaded_model import load_config
 from eanet.saving import KERAS_FILES
-from eanet.train_config import DISTILL_DEFAULTS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
+from eanet.train_config import AUTOMATIC_FIELDS, DISTILL_DEFAULTS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
 
 SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
@@ -36,9 +37,9 @@ class Run:
     """A run that is ready to train.
 
     Attributes:
-        config: its options.
-        settings: what settings.json holds: recipe, dataset, data_crc32, data_listing_crc32, config, initial_weights_crc32,
-            parent_run, stratified; with a teacher also teacher_crc32 and teacher_run.
+        config: its options, resolved.
+        settings: what settings.json holds: recipe, dataset, num_images, data_crc32, data_listing_crc32, config,
+            initial_weights_crc32, parent_run, stratified; with a teacher also teacher_crc32 and teacher_run.
         dataset: the data, in memory.
         initial_weights: folder of the model to load before the first epoch, or None.
         resuming: whether the folder already holds this run.
@@ -66,9 +67,10 @@ def prepare_run(config: TrainConfig) -> Run:
     if recorded:
         architecture = EANetConfig.from_dict(recorded["config"])
     else:
-        architecture = load_config(initial) if initial else EANetConfig.preset(config.preset or "", **(config.set or {}))
+        architecture = config.architecture(load_config(initial) if initial else None)
     columns = dict(image_column=config.image_column, label_column=config.label_column)
     dataset = load_dataset(config.data, architecture, **columns, strict=config.strict)
+    config = config.resolved(recorded.get("num_images") if recorded else len(dataset.train))
     settings = recorded or _new_settings(config, architecture, dataset, initial, teacher)
     if settings["data_crc32"] != dataset.train.checksum():
         raise UserError(
@@ -101,6 +103,7 @@ def _new_settings(config: TrainConfig, architecture: EANetConfig, dataset: Datas
     settings = {
         "recipe": recipe_of(config),
         "dataset": dataset.name,
+        "num_images": len(dataset.train),
         "data_crc32": dataset.train.checksum(),
         "config": dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels))).to_dict(),
         "initial_weights_crc32": weights_checksum(initial) if initial else None,
@@ -124,7 +127,7 @@ def finished_results(config: TrainConfig) -> dict | None:
     if not all((output / name).is_file() for name in (*KERAS_FILES, RESULTS_FILE, HISTORY_FILE)):
         return None
     history, _ = read_progress(output / CHECKPOINT_FILE)
-    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == config.epochs else None
+    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == settings["recipe"]["epochs"] else None
 
 
 def listing_checksum(path) -> str:
@@ -152,7 +155,7 @@ def read_settings(output) -> dict:
     settings = read_json(path)
     try:
         EANetConfig.from_dict(settings["config"])
-        dict(settings["recipe"]), int(settings["data_crc32"])
+        dict(settings["recipe"]), int(settings["data_crc32"]), int(settings.get("num_images", 1))
         dict(parent_run(settings) or {}), dict(settings.get("teacher_run") or {})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: damaged; use another folder") from None
@@ -220,7 +223,7 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         return None
     settings = read_settings(output)
     same_weights = {name: _same_weights(getattr(config, name), settings.get(key)) for name, key in WEIGHTS_KEYS.items()}
-    options = dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config)
+    options = dict.fromkeys(OPTIONAL_RECIPE_FIELDS) | recipe_of(config.resolved(settings.get("num_images")))
     for name, value in sorted(options.items(), key=lambda option: option[0] != "init_from"):  # it decides on the others
         recorded = settings["recipe"].get(name, getattr(TrainConfig, name))
         same = recorded == value
@@ -294,19 +297,27 @@ def portable_path(path) -> str | None:
     return absolute.relative_to(here).as_posix() if absolute.is_relative_to(here) else absolute.name
 
 
-def reproducing_command(config: TrainConfig) -> str:
-    """Return the command that repeats a run, with options that differ from the defaults and without absolute paths."""
+def reproducing_command(config: TrainConfig, num_images: int | None = None) -> str:
+    """Return the command that repeats a run, with options that differ from the defaults and without absolute paths.
+
+    Args:
+        config: the run's options.
+        num_images: see `TrainConfig.resolved`.
+    """
     words = ["python", "train.py"]
     if config.data:
         words += ["--data", config.data if is_repo_id(config.data) else Path(os.path.abspath(config.data)).name]
-    defaults = TrainConfig(epochs=config.epochs)
-    defaults.epochs = TrainConfig.epochs
+    defaults = {name: getattr(TrainConfig, name) for name in RECIPE_FIELDS} | DISTILL_DEFAULTS
+    for i, name in enumerate(AUTOMATIC_FIELDS):
+        given: dict[str, Any] = dict.fromkeys(AUTOMATIC_FIELDS[i:])
+        defaults[name] = getattr(dataclasses.replace(config, **given).resolved(num_images), name)
+    defaults["preset"] = "small"
     for name, value in recipe_of(config).items():
         if name == "set":
             for field, setting in (value or {}).items():
                 text = setting if isinstance(setting, str) else json.dumps(setting, separators=(",", ":"))
                 words += ["--set", f"{field}={text}"]
-        elif value not in (None, getattr(defaults, name), DISTILL_DEFAULTS.get(name)):
+        elif value not in (None, defaults.get(name)):
             words += ["--" + name.replace("_", "-"), str(value)]
     output = Path(os.path.abspath(config.output))
     if output.is_relative_to(os.path.abspath(".")) and output != Path(os.path.abspath(config.default_output)):

@@ -7,16 +7,22 @@ import json
 import math
 from pathlib import Path
 
-from modeling_eanet import EANetConfig, UserError
+from modeling_eanet import RESIZES, EANetConfig, UserError
 
-PRECISIONS = ("float32", "mixed_bfloat16")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+FREEZE = ("backbone", "none")
 # Options that must match to resume a run, in the order in which they are recorded.
 RECIPE_FIELDS = (
     *("preset", "epochs", "batch_size", "seed", "validation_split", "learning_rate", "weight_decay"),
     *("warmup_epochs", "label_smoothing", "cutmix", "ema", "precision", "init_from", "set"),
 )
 # Recorded only when used, so that runs of versions without these options can be resumed.
-OPTIONAL_RECIPE_FIELDS = ("image_column", "label_column", "class_weights", "teacher", "distill", "distill_temperature")
+OPTIONAL_RECIPE_FIELDS = (
+    *("image_column", "label_column", "class_weights", "teacher", "distill", "distill_temperature"),
+    *("image_size", "resize", "freeze"),
+)
+# Options that follow the data where they are None, each in view of those before it; see TrainConfig.resolved.
+AUTOMATIC_FIELDS = ("learning_rate", "batch_size", "epochs", "warmup_epochs", "ema")
 # Of a run with a teacher; without one they are None.
 DISTILL_DEFAULTS = {"distill": 0.9, "distill_temperature": 1.5}
 
@@ -29,17 +35,28 @@ def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def default_ema(steps: int) -> float:
+    """Return the EMA momentum of a run: 0.998, or less in one of under 10,000 steps.
+
+    The average starts at the initial weights, and a short run must forget them early. 0 saves the last weights.
+    """
+    return min(0.998, max(0.0, 1 - 20 / steps))
+
+
 _RULES = (
-    ("epochs batch_size", lambda v: _is_int(v, 1), "must be an integer, at least 1"),
+    ("epochs batch_size image_size", lambda v: v is None or _is_int(v, 1), "must be an integer, at least 1"),
     ("seed", lambda v: _is_int(v, 0, 2**32), "must be an integer from 0 to 4294967295"),
     ("validation_split label_smoothing", lambda v: _is_number(v) and 0 <= v < 1, "must be a number in [0, 1)"),
     ("ema", lambda v: v is None or _is_number(v) and 0 <= v < 1, "must be a number in [0, 1), or None for the default"),
     ("cutmix", lambda v: _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
-    ("learning_rate", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
-    ("weight_decay warmup_epochs", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
+    ("learning_rate", lambda v: v is None or _is_number(v) and v > 0, "must be a number above 0"),
+    ("weight_decay", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
+    ("warmup_epochs", lambda v: v is None or _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("distill", lambda v: v is None or _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
     ("distill_temperature", lambda v: v is None or _is_number(v) and v > 0, "must be a number above 0"),
     ("precision", lambda v: v in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}"),
+    ("resize", lambda v: v is None or v in RESIZES, f"must be one of {', '.join(RESIZES)}"),
+    ("freeze", lambda v: v in (None, *FREEZE), f"must be one of {', '.join(FREEZE)}"),
     ("class_weights", lambda v: v in (None, "balanced"), 'must be "balanced", or None for equal weights'),
 )
 
@@ -54,16 +71,19 @@ class TrainConfig:
     init_from: str | None = None  # model folder or Hub repo id with the initial weights
     output: Path = None  # type: ignore[assignment]  # run folder (or text); runs/PRESET, or runs/tuned with init_from
     resume: bool = False  # fail unless there is a run to resume
-    epochs: int = 75
-    batch_size: int = 128
+    freeze: str | None = None  # "backbone": train the classifier only
+    image_size: int | None = None  # side of the square input; None for the architecture's
+    resize: str | None = None  # how an image becomes a square, one of RESIZES; None for the architecture's
+    epochs: int = None  # type: ignore[assignment]  # as for the next, and the three below that are None: see `resolved`
+    batch_size: int = None  # type: ignore[assignment]
     seed: int = 0  # of the initial weights, order, augmentation and validation split
     validation_split: float = 0.02  # fraction of the training images
-    learning_rate: float = 5e-3  # peak; linear warm-up before it, cosine to 0 after it
+    learning_rate: float = None  # type: ignore[assignment]  # peak; linear warm-up before it, cosine to 0 after it
     weight_decay: float = 0.1  # of AdamW; biases and norms are exempt
-    warmup_epochs: float = None  # type: ignore[assignment]  # 2, and at most a tenth of the epochs
+    warmup_epochs: float = None  # type: ignore[assignment]
     label_smoothing: float = 0.1
     cutmix: float = 0.5  # fraction of the images; 0 in the last tenth of the epochs
-    ema: float | None = None  # momentum of the moving average of the weights; see eanet.trainer.ema_momentum
+    ema: float | None = None  # momentum of the moving average of the weights, which is saved
     precision: str = "float32"
     class_weights: str | None = None  # "balanced": all classes count the same in the loss, whatever their number of images
     teacher: str | None = None  # model folder or Hub repo id to learn from, see eanet.distillation
@@ -86,13 +106,15 @@ class TrainConfig:
                 setattr(self, name, default)
             elif not self.teacher and (value := getattr(self, name)) is not None:
                 raise UserError(f"{name} {value}: must be None without a teacher")
-        if self.warmup_epochs is None and _is_int(self.epochs, 1):
-            self.warmup_epochs = min(2.0, self.epochs / 10)
+        if self.freeze == "none":
+            self.freeze = None
         for names, accepts, hint in _RULES:
             for name in names.split():
                 if not accepts(getattr(self, name)):
                     raise UserError(f"{name} {getattr(self, name)}: {hint}")
-        if self.warmup_epochs >= self.epochs:
+        if self.freeze and not self.init_from:
+            raise UserError(f"freeze {self.freeze}: needs initial weights (init_from)")
+        if None not in (self.warmup_epochs, self.epochs) and self.warmup_epochs >= self.epochs:
             raise UserError(f"warmup_epochs {self.warmup_epochs}: must be below epochs {self.epochs}")
         if self.preset is not None:
             self._check_architecture()
@@ -104,7 +126,42 @@ class TrainConfig:
         for name in self.set or ():
             if name not in fields:
                 raise UserError(f"set {name}: not a field of the architecture; must be one of {', '.join(sorted(fields))}")
-        EANetConfig.preset(self.preset, **(self.set or {}))
+        self.architecture()
+
+    def architecture(self, initial: EANetConfig | None = None) -> EANetConfig:
+        """Return the preset, or `initial`, with the changes that these options ask for. Raises UserError."""
+        config = initial or EANetConfig.preset(self.preset or "", **(self.set or {}))
+        changes = {name: value for name in ("image_size", "resize") if (value := getattr(self, name)) is not None}
+        if initial and initial.position_embedding and self.image_size not in (None, initial.image_size):
+            raise UserError(f"image_size {self.image_size}: the position embedding of {self.init_from} is for "
+                            f"{initial.image_size} pixels")  # fmt: skip
+        return dataclasses.replace(config, **changes)
+
+    def resolved(self, num_images: int | None) -> TrainConfig:
+        """Return a copy with values for the options that follow the data.
+
+        - Batches of 128; below 5,000 images about a fortieth of them, at least 16.
+        - 75 epochs; below 2,600 images as many as make 1,500 steps, at most 200. A quarter of that with initial weights.
+        - A peak learning rate of 0.005, or 0.001 with initial weights. Two epochs of warm-up, at most a tenth of all.
+        - `default_ema`.
+
+        Args:
+            num_images: in the training set; None for the defaults of runs that did not record it.
+        """
+        new, tuned = dataclasses.replace(self), bool(self.init_from) and num_images is not None
+        if new.learning_rate is None:
+            new.learning_rate = 1e-3 if tuned else 5e-3
+        automatic_size = 128 if num_images is None else min(128, max(16, 2 ** round(math.log2(num_images / 40))))
+        if new.batch_size is None:
+            new.batch_size = automatic_size
+        if new.epochs is None:
+            enough = 75 if num_images is None else max(75 / 128, 1500 / num_images) * automatic_size
+            new.epochs = max(1, round(min(200, enough) / (4 if tuned else 1)))
+        if new.warmup_epochs is None:
+            new.warmup_epochs = min(2.0, new.epochs / 10)
+        if new.ema is None and num_images is not None:
+            new.ema = default_ema(new.epochs * max(1, num_images // new.batch_size))
+        return dataclasses.replace(new)  # checks the values together
 
     @property
     def default_output(self) -> Path:

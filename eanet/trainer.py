@@ -31,7 +31,7 @@ from eanet.run_dir import (
     reproducing_command,
 )
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
-from eanet.train_config import TrainConfig
+from eanet.train_config import TrainConfig, default_ema
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
@@ -52,13 +52,12 @@ def train(config: TrainConfig) -> dict:
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
     if results := finished_results(config):
-        _log(
-            f"output {config.output}: already complete, {config.epochs} epochs; to train its weights further, use init_from "
-            f"{config.output} and another folder"
-        )
+        epochs, further = results["training"]["epochs"], f"use init_from {config.output} and another folder"
+        _log(f"output {config.output}: already complete, {epochs} epochs; to train its weights further, {further}")
         return results
     keep_freed_memory()
     run = prepare_run(config)
+    config = run.config
     training, validation = split_validation(run.dataset, config.validation_split, config.seed)
     model, batches = _build(run, training)
     config.output.mkdir(parents=True, exist_ok=True)
@@ -84,7 +83,8 @@ def train(config: TrainConfig) -> dict:
 
     with ema_weights(model):
         final = inference_copy(model)  # in float32, so that its norms are recomputed in the precision they will run in
-    recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
+    if not config.freeze:
+        recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
     save_pretrained_keras(final, config.output)
     write_json(config.output / HISTORY_FILE, history)
     split = run.dataset.test or validation or training
@@ -158,11 +158,8 @@ def ema_weights(model):
 
 
 def ema_momentum(config: TrainConfig, steps: int) -> float:
-    """Return the EMA momentum of a run: `config.ema`, or 0.998, or less in a run of under 10,000 steps.
-
-    The average starts at the initial weights, and a short run must forget them early. 0 ships the last weights.
-    """
-    return min(0.998, max(0.0, 1 - 20 / steps)) if config.ema is None else config.ema
+    """Return the EMA momentum of a run of `steps` steps; only runs of older versions leave it to their number."""
+    return default_ema(steps) if config.ema is None else config.ema
 
 
 def recalibrate_batch_norm(model, batches: Batches, epoch: int, count: int) -> None:
@@ -213,7 +210,10 @@ def _build(run: Run, training):
         model = build_eanet(EANetConfig.from_dict(run.settings["config"]))
     if run.initial_weights:
         load_initial_weights(model, from_pretrained_keras(run.initial_weights))
-    model = with_fused_layers(model)
+    with dtype_policy(config.precision):  # Keras scales the loss of a model that is mixed_float16 itself
+        model = with_fused_layers(model)
+    for layer in model.layers if config.freeze else ():
+        layer.trainable = layer.name == "classifier"
     on_jax = keras.backend.backend() == "jax"
     classes = len(run.dataset.labels)
     weights = balanced_class_weights(training.y, classes) if config.class_weights else None
@@ -251,7 +251,8 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         row = train_epoch(model, batches, epoch, config, teacher)
         if validation:
             with ema_weights(model):
-                recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
+                if not config.freeze:
+                    recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
                 measures = {"loss": np.nan, "accuracy": np.nan}
                 with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
                     measures = evaluate(model, validation)
@@ -288,7 +289,7 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -
         "hardware": hardware(),
         "backend": " ".join(backend()),
         "date": time.strftime("%Y-%m-%d"),
-        "command": reproducing_command(run.config),
+        "command": reproducing_command(run.config, run.settings.get("num_images")),
     }
 
 

@@ -416,3 +416,13 @@ def test_no_paragraph_of_a_region_is_longer_than_three_lines(plain_facts):
             if not paragraph.lstrip().startswith(("|", "`", "<", "*")):
                 assert len(paragraph) < 3 * 125, paragraph
     assert " %" not in card.render_card(plain_facts)
+
+
+@pytest.mark.parametrize(("resize", "sentence"), [
+    ("squash", "An image of another shape is squashed to the square, not\ncropped. `config.json`"),
+    ("crop", "An image of another shape is cropped to its middle square. `config.json`"),
+    ("pad", "An image of another shape is padded to a square with black bars; `eanet.load_image` does that."),
+])  # fmt: skip
+def test_the_card_says_how_images_become_square(facts, resize, sentence):
+    text = card.render_card({**facts, "resize": resize})
+    assert sentence in text and ("keep_aspect_ratio=True" in text) == (resize == "crop")

@@ -11,6 +11,7 @@ from conftest import LABELS, colour_images, tiny_config, write_official
 
 from eanet.data import archives, cifar, load_dataset
 from eanet.data.files import File, Folder
+from eanet.images import load_image
 from modeling_eanet import CIFAR100_LABELS, UserError
 
 FILES = ("train", "test", "meta")
@@ -303,3 +304,10 @@ def test_failed_download_is_one_line(monkeypatch):
         "CIFAR-100 could not be downloaded (URL fetch failure on https://example.org: None -- [Errno -2] "
         "Name or service not known); give the path of a copy"
     )
+
+
+def test_images_are_resized_for_a_model_of_another_size(official):
+    dataset, small = load_dataset(official, tiny_config()), load_dataset(official, tiny_config(image_size=16))
+    assert small.train.x.shape == (192, 16, 16, 3) and small.test.x.shape == (48, 16, 16, 3)
+    np.testing.assert_array_equal(small.train.x[7], load_image(dataset.train.x[7], tiny_config(image_size=16)))
+    np.testing.assert_array_equal(small.train.y, dataset.train.y)

@@ -79,6 +79,35 @@ def test_classifier_starts_new_for_other_classes(parent, tmp_path):
         assert copied == ("classifier" not in before.path) or not np.any(before)
 
 
+def test_frozen_backbone_stays_as_it_was(parent, tmp_path):
+    fruits = write_official(tmp_path / "fruits", labels=("tomato", "lime", "plum"))
+    options = ["--freeze", "backbone", "--epochs", 1, "--batch-size", 64, "--learning-rate", 0.1]
+    with quick_runs():
+        status, out, err = main(
+            "--data", fruits, *options, *SAME_SPLIT, "--init-from", parent, "--output", tmp_path / "run", "--json"
+        )
+    assert status == 0, err
+    one, two = from_pretrained_keras(parent), from_pretrained_keras(tmp_path / "run")
+    for before, after in zip(one.weights, two.weights, strict=True):
+        assert np.array_equal(after, before) == ("classifier" not in before.path), before.path
+    training = json.loads(out)["training"]
+    assert training["recipe"]["freeze"] == "backbone" and " --freeze backbone" in training["command"]
+
+
+def test_other_size_and_resize_are_recorded_in_the_model(parent, tmp_path):
+    options = [*QUICK, "--validation-split", 0, "--image-size", 16, "--resize", "pad", "--init-from", parent]
+    with quick_runs():
+        status, out, err = main("--data", colours(), *options, "--output", tmp_path / "run", "--json")
+    assert status == 0, err
+    one, two = from_pretrained_keras(parent), from_pretrained_keras(tmp_path / "run")
+    assert two.config == dataclasses.replace(one.config, image_size=16, resize="pad")
+    assert read_json(tmp_path / "run" / "config.json")["resize"] == "pad"
+    for before, after in zip(one.trainable_weights, two.trainable_weights, strict=True):
+        np.testing.assert_allclose(after, before, atol=1e-6, err_msg=before.path)
+    command = json.loads(out)["training"]["command"]
+    assert " --image-size 16" in command and " --resize pad" in command
+
+
 def test_run_resumes_without_its_parent(parent, tmp_path):
     recipe = ["--data", colours(), *QUICK, *SAME_SPLIT, "--init-from", parent, "--output", tmp_path / "run", "--json"]
     with quick_runs():

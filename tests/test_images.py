@@ -218,6 +218,25 @@ def test_first_frame_of_an_animation_is_used(fmt):
 # ---------------------------------------------------------------------------------------------------------- resizing
 
 
+@pytest.mark.parametrize(("resize", "size", "colours"), [
+    ("squash", (96, 32), "rgb"), ("crop", (96, 32), "ggg"), ("pad", (96, 32), "rgb"),
+    ("crop", (33, 96), "rgb"), ("pad", (32, 96), "krk"), ("pad", (32, 32), "rgb"),
+])  # fmt: skip
+def test_resize_of_the_config_is_used(resize, size, colours):
+    """Red, green and blue columns; the model sees the colours at the left, in the middle and at the right."""
+    values = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "k": (0, 0, 0)}
+    array = np.zeros((size[1], size[0], 3), np.uint8)
+    for third, columns in zip("rgb", np.array_split(np.arange(size[0]), 3), strict=True):
+        array[:, columns] = values[third]
+    if resize == "pad" and size == (32, 96):
+        array[:] = values["r"]
+    for source in (array, Image.fromarray(array)):
+        image = load_image(source, tiny_config(resize=resize, interpolation="nearest"))
+        assert [tuple(image[16, column]) for column in (2, 16, 29)] == [values[c] for c in colours]
+    if resize == "pad" and size == (96, 32):
+        assert not image[:10].any() and not image[-10:].any() and image[11:21].any(axis=-1).all()
+
+
 @pytest.mark.parametrize("fmt", ["PNG", "JPEG"])
 def test_wide_image_is_squashed_not_cropped(fmt):
     image = Image.new("L", (20000, 3))

@@ -47,6 +47,35 @@ def test_other_options_are_another_run(started, option, value, recorded):
     assert f"holds another run, with {field} {recorded} instead of {value}; " in error_of(started, f"--{option}", value)
 
 
+def test_automatic_options_resume(tmp_path):
+    """They are recorded; leaving them out or giving the same is one run."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder))
+    assert run.settings["num_images"] == 320
+    recorded = {
+        name: run.settings["recipe"][name] for name in ("learning_rate", "batch_size", "epochs", "warmup_epochs", "ema")
+    }
+    assert recorded == dict(learning_rate=5e-3, batch_size=16, epochs=75, warmup_epochs=2.0, ema=1 - 20 / 1500)
+    assert reproducing_command(run.config, 320).split()[4:] == ["--preset", "tiny"]
+    write_json(folder / "settings.json", run.settings)
+    for options in ([], ["--epochs", 75], ["--batch-size", 16, "--ema", recorded["ema"]]):
+        assert prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder, *options)).resuming
+    with pytest.raises(UserError, match="with batch_size 16 instead of 32;"):
+        prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder, "--batch-size", 32))
+
+
+def test_run_that_did_not_record_the_number_of_images_has_the_older_defaults(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder)).settings
+    del settings["num_images"]
+    settings["recipe"] |= dict(batch_size=128, epochs=75, ema=None)
+    write_json(folder / "settings.json", settings)
+    run = prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder))
+    assert run.resuming and (run.config.epochs, run.config.batch_size, run.config.ema) == (75, 128, None)
+
+
 def test_other_data_is_another_run(started, tmp_path):
     other = write_official(tmp_path / "cifar-100-python", train=321, test=64)
     assert f"output {started}: holds a run on other data than {other}" in error_of(started, data=other)

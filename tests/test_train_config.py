@@ -7,17 +7,67 @@ import pytest
 from training_runs import main
 
 import train
-from eanet.train_config import OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
-from modeling_eanet import UserError
+from eanet.train_config import AUTOMATIC_FIELDS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
+from modeling_eanet import EANetConfig, UserError
 
 
 def test_defaults_depend_on_other_options():
     config = TrainConfig()
-    assert (config.preset, config.warmup_epochs, config.output) == ("small", 2.0, Path("runs/small"))
-    assert TrainConfig(epochs=5).warmup_epochs == 0.5
+    assert (config.preset, config.output) == ("small", Path("runs/small"))
     assert TrainConfig(preset="keras-io").output == Path("runs/keras-io")
     tuned = TrainConfig(init_from="user/name")
     assert tuned.preset is None and tuned.output == Path("runs/tuned")
+
+
+def automatic(config, num_images):
+    return tuple(getattr(config.resolved(num_images), name) for name in AUTOMATIC_FIELDS)
+
+
+@pytest.mark.parametrize(("num_images", "scratch", "tuned"), [
+    (None, (5e-3, 128, 75, 2.0, None), (5e-3, 128, 75, 2.0, None)),  # runs of older versions
+    (50_000, (5e-3, 128, 75, 2.0, 0.998), (1e-3, 128, 19, 1.9, 1 - 20 / 7410)),
+    (1437, (5e-3, 32, 33, 2.0, 1 - 20 / 1452), (1e-3, 32, 8, 0.8, 1 - 20 / 352)),
+    (400, (5e-3, 16, 60, 2.0, 1 - 20 / 1500), (1e-3, 16, 15, 1.5, 1 - 20 / 375)),
+    (10, (5e-3, 16, 200, 2.0, 0.9), (1e-3, 16, 50, 2.0, 0.6)),
+])  # fmt: skip
+def test_recipe_follows_the_number_of_images(num_images, scratch, tuned):
+    assert automatic(TrainConfig(), num_images) == pytest.approx(scratch)
+    assert automatic(TrainConfig(init_from="user/name"), num_images) == pytest.approx(tuned)
+
+
+def test_given_options_win_over_the_number_of_images():
+    given = dict(learning_rate=0.1, batch_size=7, epochs=3, warmup_epochs=1.0, ema=0.5)
+    assert automatic(TrainConfig(**given), 400) == tuple(given.values())
+    for name, value in given.items():
+        config = TrainConfig(**{name: value}).resolved(400)
+        assert getattr(config, name) == value and config == config.resolved(50_000)
+    assert TrainConfig(epochs=5).resolved(400).warmup_epochs == 0.5
+    assert TrainConfig(batch_size=256).resolved(50_000).epochs == 75
+
+
+def test_warm_up_is_shorter_than_the_run():
+    with pytest.raises(UserError, match="^warmup_epochs 5: must be below epochs 5"):
+        TrainConfig(epochs=5, warmup_epochs=5)
+    with pytest.raises(UserError, match="^warmup_epochs 75: must be below epochs 75"):
+        TrainConfig(warmup_epochs=75).resolved(50_000)
+
+
+def test_freezing_needs_initial_weights():
+    with pytest.raises(UserError, match="^freeze backbone: needs initial weights"):
+        TrainConfig(freeze="backbone")
+    assert TrainConfig(freeze="none").freeze is None
+    assert TrainConfig(freeze="backbone", init_from="user/name").freeze == "backbone"
+
+
+def test_architecture_of_a_fine_tuned_model():
+    tuned = TrainConfig(init_from="user/name", image_size=64, resize="pad")
+    assert tuned.architecture(EANetConfig()) == EANetConfig(image_size=64, resize="pad")
+    assert TrainConfig(init_from="user/name").architecture(EANetConfig(resize="crop")).resize == "crop"
+    with pytest.raises(UserError, match="^image_size 64: the position embedding of user/name is for 32 pixels"):
+        tuned.architecture(EANetConfig.preset("keras-io"))
+    for size in (30, 2):
+        with pytest.raises(UserError, match=f"^image_size={size}: must be a multiple of 4"):
+            TrainConfig(image_size=size)
 
 
 def test_command_line_without_arguments_gives_the_defaults():
@@ -44,7 +94,10 @@ NAN, INF = float("nan"), float("inf")
         ("label_smoothing", [1]),
         ("cutmix", [1.1, -0.1]),
         ("ema", [1, -0.5]),
-        ("warmup_epochs", [75, -1]),
+        ("warmup_epochs", [-1]),
+        ("image_size", [0]),
+        ("resize", ["stretch"]),
+        ("freeze", ["head"]),
         ("precision", ["float16"]),
         ("preset", ["enormous"]),
     ],

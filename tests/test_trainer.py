@@ -119,9 +119,21 @@ def test_learning_rate_warms_up_and_follows_a_cosine():
     assert history["learning_rate"][0] == pytest.approx(PEAK) and history["learning_rate"][-1] < 1e-6
 
 
+def test_loss_is_scaled_in_float16():
+    from eanet.fused_layers import with_fused_layers
+    from eanet.saving import dtype_policy
+    from modeling_eanet import build_eanet
+
+    for precision, scaled in (("mixed_float16", True), ("mixed_bfloat16", False)):
+        with dtype_policy(precision):
+            model = with_fused_layers(build_eanet(EANetConfig.preset("tiny")))
+            trainer.compile_model(model, TrainConfig(precision=precision).resolved(None), 10)
+        assert ("LossScale" in type(model.optimizer).__name__) == scaled
+
+
 def test_weight_decay_exempts_biases():
     model = dense()
-    trainer.compile_model(model, TrainConfig(weight_decay=0.5), 10)
+    trainer.compile_model(model, TrainConfig(weight_decay=0.5).resolved(None), 10)
     kernel, bias = model.trainable_variables
     optimizer = model.optimizer
     assert optimizer.weight_decay == 0.5 and optimizer._use_weight_decay(kernel) and not optimizer._use_weight_decay(bias)
@@ -132,7 +144,7 @@ def test_short_run_forgets_its_initial_weights():
     momenta = {}
     for steps in (3, 30, 1000, 10_000, 100_000):
         model = dense()
-        trainer.compile_model(model, TrainConfig(epochs=1), steps)
+        trainer.compile_model(model, TrainConfig(epochs=1).resolved(None), steps)
         momenta[steps] = model.optimizer.ema_momentum
         assert momenta[steps] == trainer.ema_momentum(TrainConfig(epochs=1), steps)
         assert momenta[steps] ** steps < 1e-6
@@ -160,10 +172,11 @@ def test_last_tenth_of_the_epochs_is_without_cutmix(epochs, with_cutmix):
     assert seen == [0.25] * with_cutmix + [0.0] * (epochs - with_cutmix)
 
 
-def test_mixed_precision_run_is_measured_in_float32(tmp_path):
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_run_is_measured_in_float32(tmp_path, precision):
     import keras
 
-    recipe = ["--preset", "tiny", "--epochs", 1, "--precision", "mixed_bfloat16", "--batch-size", 64]
+    recipe = ["--preset", "tiny", "--epochs", 1, "--precision", precision, "--batch-size", 64]
     with quick_runs():
         status, out, err = main("--data", colours(), *recipe, "--output", tmp_path / "run", "--json")
     assert status == 0, err

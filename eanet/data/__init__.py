@@ -9,7 +9,7 @@ from pathlib import Path
 from eanet.cli import UserError, printable
 from eanet.data.archives import ARCHIVE_SUFFIXES, is_archive, scan_archive
 from eanet.data.augmentation import Batches
-from eanet.data.build import build_dataset
+from eanet.data.build import build_dataset, resize_splits
 from eanet.data.cifar import download_cifar100, find_cifar, load_cifar
 from eanet.data.files import (
     File,
@@ -105,7 +105,7 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         return _load_local(Path(str(archives[0].source)), config, options)
     tree = _scan_splits(archives, left_out) or tree if archives else tree
     if found := find_cifar(tree):
-        return load_cifar(path, *found)
+        return resize_splits(load_cifar(path, *found), config)
     listing = _find_images(tree, str(path), left_out, options)
     strict, labels = options["strict"], options["labels"]
     return build_dataset(listing, str(path), name_of(path), config, left_out, strict=strict, labels=labels)

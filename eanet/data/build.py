@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from eanet.cli import UserError, printable
-from eanet.data.decode import read_samples
+from eanet.data.decode import Sample, read_samples
 from eanet.data.files import LeftOut
 from eanet.data.folders import ORDER, Listing
 from eanet.data.splits import Dataset, Split
@@ -57,6 +57,15 @@ def build_dataset(
         raise UserError(f"{where}: no images in it that can be read")
     train, validation, test = (splits.get(split) for split in ORDER)
     return Dataset(repo_id, name, tuple(labels or listing.labels), train, test, validation, left_out.entries)
+
+
+def resize_splits(dataset: Dataset, config: EANetConfig) -> Dataset:
+    """Resize images that are read as arrays of another size, in place, and return the data set."""
+    for split in (dataset.train, dataset.validation, dataset.test):
+        if split is not None and split.x.shape[1] != config.image_size:
+            samples = [Sample(str(i), image, label) for i, (image, label) in enumerate(zip(split.x, split.y, strict=True))]
+            split.x, *_ = read_samples(samples, config, LeftOut(), split.name)
+    return dataset
 
 
 def _sorted(labels: set[str], listing: Listing) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
         "labels": list(config.id2label.values()),
         "image_size": config.image_size,
         "interpolation": config.interpolation,
+        "resize": config.resize,
         "macs": count_macs(model),
         "architecture": _architecture(config),
         "epochs": epochs,
