@@ -72,13 +72,7 @@ def train(config: TrainConfig) -> dict:
     checkpoint = Checkpoint(config.output / CHECKPOINT_FILE, model)
     history, elapsed = checkpoint.restore() if run.resuming else ({}, 0.0)
     start = len(history.get("loss", []))
-    if start:
-        _log(f"resuming after epoch {start} of {config.epochs}")
-    _log(
-        f"{model.count_params():,} parameters, {len(training):,} training images"
-        + (f" ({len(validation):,} held out for validation)" if validation and run.dataset.validation is None else "")
-        + f", epochs: {config.epochs}, steps per epoch: {len(batches)}; the first step compiles the graph"
-    )
+    _log_start(run, model, batches, validation, start)
     elapsed = _train_epochs(run, model, batches, validation, checkpoint, history, elapsed)
 
     with ema_weights(model):
@@ -237,6 +231,16 @@ def _optimizer(model, config: TrainConfig, steps_per_epoch: int):
     # Decay pulls towards 0, which is no place for the scale of a norm.
     optimizer.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     return optimizer
+
+
+def _log_start(run: Run, model, batches: Batches, validation, start: int) -> None:
+    if start:
+        _log(f"resuming after epoch {start} of {run.config.epochs}")
+    held_out = f" ({len(validation):,} held out for validation)" if validation and run.dataset.validation is None else ""
+    _log(
+        f"{model.count_params():,} parameters, {len(batches.labels):,} training images{held_out}, epochs: {run.config.epochs}, "
+        f"steps per epoch: {len(batches)}; the first step compiles the graph"
+    )
 
 
 def _train_epochs(run: Run, model, batches, validation, checkpoint, history, elapsed) -> float:
