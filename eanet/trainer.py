@@ -238,8 +238,8 @@ def _log_start(run: Run, model, batches: Batches, validation, start: int) -> Non
         _log(f"resuming after epoch {start} of {run.config.epochs}")
     held_out = f" ({len(validation):,} held out for validation)" if validation and run.dataset.validation is None else ""
     _log(
-        f"{model.count_params():,} parameters, {len(batches.labels):,} training images{held_out}, epochs: {run.config.epochs}, "
-        f"steps per epoch: {len(batches)}; the first step compiles the graph"
+        f"{model.count_params():,} parameters, {len(batches.labels):,} training images{held_out}, "
+        f"epochs: {run.config.epochs}, steps per epoch: {len(batches)}; the first step compiles the graph"
     )
 
 
