@@ -21,6 +21,7 @@ from eanet.predict import predict_batch, top_predictions
 
 STDIN = "-"
 RUNTIMES = ("keras", "onnx")
+MAX_STDIN_BYTES = 2**27
 
 
 class Result(NamedTuple):
@@ -200,9 +201,11 @@ def _load(name, config):
 def _read_stdin() -> io.BytesIO:
     if sys.stdin is None:
         raise OSError("standard input is closed")
-    content = sys.stdin.buffer.read()
+    content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
     if not content:
         raise OSError("standard input is empty")
+    if len(content) > MAX_STDIN_BYTES:
+        raise OSError(f"too large: more than {MAX_STDIN_BYTES:,} bytes on standard input")
     return io.BytesIO(content)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import threading
 import warnings
 
 import numpy as np
 
+from eanet.image_limits import NOT_READ, check_cost, check_icon, check_regular
 from modeling_eanet import EANetConfig, UserError, first_line
 
 UNKNOWN, EMPTY = "unknown image format", "empty file"
@@ -16,10 +19,12 @@ LFS_HINT = "a Git LFS pointer, not the data; run `git lfs pull`"
 HEIF_HINT = "HEIC, which is read where pillow-heif is installed; `pip install pillow-heif`"
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevx", b"mif1", b"msf1")
-# Formats that Pillow leaves to other programs.
-_NOT_READ = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 # Copies and indexes that file managers, archivers and Jupyter make; names that begin with a dot are hidden too.
 _HIDDEN = "__macosx|thumbs.db|ehthumbs.db|desktop.ini|icon\r|@eadir|$recycle.bin|system volume information".split("|")
+
+_BAND_PIXELS = 2**22
+_LARGE = 100_000_000  # bytes; of images that take more, one is decoded at a time, however many threads there are
+_one_large = threading.Lock()
 
 
 def is_hidden(name: str) -> bool:
@@ -32,7 +37,7 @@ def image_suffixes() -> frozenset[str]:
     """Return the suffixes of the formats that are read as images, in lower case and with the dot."""
     from PIL import Image
 
-    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN and name not in _NOT_READ}
+    suffixes = {s for s, name in Image.registered_extensions().items() if name in Image.OPEN and name not in NOT_READ}
     return frozenset(suffixes.union(_HEIF_SUFFIXES))
 
 
@@ -68,23 +73,32 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
         OSError: the file cannot be read.
         UserError: not an image, a damaged or empty one, one too large to be trusted, or an array of another shape or scale.
     """
+    from PIL import Image
+
+    with _one_line_errors():
+        if isinstance(source, Image.Image):
+            return _decode(source, config)
+        if hasattr(source, "__array__"):
+            return _resize(_from_array(np.asarray(source)), config)
+        if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
+            raise UserError(f"{type(source).__name__}: must be a path, an open file, a PIL image or an array")
+        with _open(source) as image:
+            return _decode(image, config)
+
+
+@contextlib.contextmanager
+def _one_line_errors():
+    """Silence Pillow's warnings, about metadata and sizes that it handles, and turn its errors into UserError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about metadata and sizes that it handles
-            if isinstance(source, Image.Image):
-                return _resize(_to_rgb(_upright(source), source.format), config)
-            if hasattr(source, "__array__"):
-                return _resize(_from_array(np.asarray(source)), config)
-            if not isinstance(source, (str, os.PathLike)) and not hasattr(source, "read"):
-                raise UserError(f"{type(source).__name__}: must be a path, an open file, a PIL image or an array")
-            with _open(source) as image:
-                return _resize(_to_rgb(_upright(image), image.format), config)
+            warnings.simplefilter("ignore")
+            yield
     except UnidentifiedImageError:
         raise UserError(UNKNOWN) from None
     except Image.DecompressionBombError as error:
-        raise UserError(first_line(error)) from None
+        raise UserError(f"too large: {first_line(error)}") from None
     except (UserError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise anything on damaged images, from SyntaxError to struct.error
@@ -93,10 +107,36 @@ def load_image(source, config: EANetConfig) -> np.ndarray:
         raise UserError(f"damaged image ({first_line(error)})") from None
 
 
+def decoding_work(source) -> int:
+    """Return how much work it is to decode an image file, by its header: see `eanet.image_limits.Cost`.
+
+    Args:
+        source: an open binary file, or a PIL image.
+
+    Raises:
+        OSError: the file cannot be read.
+        UserError: not an image, or one over the limits.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return check_cost(source).work
+    with _one_line_errors(), _open(source) as image:
+        return check_cost(image).work
+
+
 def _open(source):
     """Open an image file. Pillow learns to read HEIC when there is one; what else it does not know gets a reason."""
     from PIL import Image, UnidentifiedImageError
 
+    if isinstance(source, (str, os.PathLike)):
+        check_regular(source)
+        with open(source, "rb") as file:
+            check_icon(file)
+    elif hasattr(source, "seek"):
+        with contextlib.suppress(OSError):  # a stream
+            source.seek(0)
+            check_icon(source)
     try:
         return Image.open(source)
     except UnidentifiedImageError:
@@ -123,23 +163,32 @@ def _first_bytes(source) -> bytes | None:
     return source.read(64)
 
 
-def _upright(image):
-    """Apply the EXIF orientation. `ImageOps.exif_transpose` also re-encodes EXIF, which raises on damaged metadata."""
-    from PIL import Image, ImageOps
+def _decode(image, config) -> np.ndarray:
+    """Decode an opened PIL image, within the limits, and return the square that the model takes."""
+    from PIL import Image
 
-    image.load()
+    cost = check_cost(image)
+    large = cost.memory > _LARGE
+    with _one_large if large else contextlib.nullcontext():
+        image.load()
+        turn, rgb = _turn(image), _to_rgb(image, image.format)
+        if turn is None:
+            return _resize(rgb, config)
+        if large:  # turned at full size, it would take twice the memory
+            return np.asarray(Image.fromarray(_resize(rgb, config)).transpose(turn))
+        return _resize(rgb.transpose(turn), config)
+
+
+def _turn(image):
+    """Return what makes an image upright, or None. `ImageOps.exif_transpose` re-encodes EXIF, and fails if it is damaged."""
+    from PIL.Image import Transpose as Turn
+
+    turns = {2: Turn.FLIP_LEFT_RIGHT, 3: Turn.ROTATE_180, 4: Turn.FLIP_TOP_BOTTOM, 5: Turn.TRANSPOSE,
+             6: Turn.ROTATE_270, 7: Turn.TRANSVERSE, 8: Turn.ROTATE_90}  # fmt: skip
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        pass
-    try:
-        orientation = image.getexif().get(0x0112)
+        return turns.get(image.getexif().get(0x0112))
     except Exception:  # the metadata is damaged; the pixels are fine
-        return image
-    flips = Image.Transpose
-    turns = {2: flips.FLIP_LEFT_RIGHT, 3: flips.ROTATE_180, 4: flips.FLIP_TOP_BOTTOM, 5: flips.TRANSPOSE,
-             6: flips.ROTATE_270, 7: flips.TRANSVERSE, 8: flips.ROTATE_90}  # fmt: skip
-    return image.transpose(turns[orientation]) if orientation in turns else image
+        return None
 
 
 def _from_array(array: np.ndarray):
@@ -189,30 +238,64 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
 
 
 def _to_rgb(image, file_format):
-    """Convert any mode to RGB: deep pixels to 8 bits, transparency over white."""
+    """Convert any mode to RGB, or to L where that gives the same: deep pixels to 8 bits, transparency over white."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_to_l(image, file_format)
+    if image.has_transparency_data:
+        return _by_bands(image, _over_white, "RGB")
+    mode = "L" if image.mode in ("1", "L") else "RGB"
+    return image if image.mode == mode else _by_bands(image, lambda band: band.convert(mode), mode)
+
+
+def _over_white(image):
     from PIL import Image
 
-    if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_deep_to_uint8(image, file_format))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def _deep_to_uint8(image, file_format) -> np.ndarray:
+def _by_bands(image, convert, mode: str):
+    """Return `convert(image)`, of `mode`, by some rows at a time: temporary copies stay small."""
+    from PIL import Image
+
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    if image.height <= rows:
+        return convert(image)
+    out = Image.new(mode, image.size)
+    for band in _bands(image, rows):
+        out.paste(convert(image.crop(band)), band[:2])
+    return out
+
+
+def _bands(image, rows: int):
+    return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+
+
+def _deep_to_l(image, file_format):
     """Scale pixels of 16 and 32 bits to 0-255: by their depth, or by their maximum where the depth is not known."""
-    values = np.nan_to_num(np.array(image, dtype=np.float32))
-    top = values.max(initial=0)
+    from PIL import Image
+
+    def values_of(band):
+        return np.nan_to_num(np.array(band, dtype=np.float32))
+
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    top = max((values_of(image.crop(band)).max(initial=0) for band in _bands(image, rows)), default=0)
+    hidden = None
     if image.mode.startswith("I;16") or 255 < top <= 65535:
         white = 65535.0 if top <= 255 else _white(top, file_format)
-        if isinstance(image.info.get("transparency"), int):
-            values[values == image.info["transparency"]] = white
+        hidden = image.info.get("transparency")
     elif top > 65535 or image.mode == "F" and 0 < top <= 1:
         white = max(top, 1.0)
     else:
         white = 255.0
-    return _to_uint8(values * (255.0 / white))
+
+    def convert(band):
+        values = values_of(band)
+        if isinstance(hidden, int):
+            values[values == hidden] = white
+        return Image.fromarray(_to_uint8(values * (255.0 / white)))
+
+    return _by_bands(image, convert, "L")
 
 
 def _white(top: float, file_format) -> float:
@@ -240,4 +323,4 @@ def _resize(image, config) -> np.ndarray:
     if size != (side, side):  # beyond the border of an image, Pillow's crop is black
         left, top = (size[0] - side) // 2, (size[1] - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image, dtype=np.uint8)
+    return np.asarray(image.convert("RGB"), dtype=np.uint8)

@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from conftest import colour_images, encoded
+from conftest import colour_images, encoded, png_header
 from PIL import Image
 
 from eanet.predict import classify
@@ -79,6 +79,9 @@ def test_batch_gets_a_list_per_image_in_order(handler, images):
         ({"inputs": "x", "parameters": {"topk": 1}}, ["parameters", "topk", "top_k"]),
         ({"inputs": "x", "parameters": {"top_k": 0}}, ["parameters", "top_k", "0"]),
         ({"inputs": "x", "parameters": {"top_k": True}}, ["parameters", "top_k", "True"]),
+        ({"inputs": "x", "parameters": {"function_to_apply": "sigmoid"}}, ["function_to_apply", "sigmoid", "softmax"]),
+        ({"inputs": [png_header(8000, 8000)] * 256}, ["inputs", "16,384 megapixels", "268"]),
+        ({"inputs": [bytes(2**26)] * 3}, ["inputs", "201,326,592 bytes"]),
         ({"inputs": "x", "parameters": {"batch_size": "8"}}, ["parameters", "batch_size", "'8'"]),
     ],
 )
@@ -87,6 +90,19 @@ def test_bad_payload_is_one_line_that_names_the_fault(payload, words, handler):
         handler(payload)
     message = str(error.value)
     assert all(word in message for word in words) and "\n" not in message
+
+
+def test_null_parameters_are_the_defaults(handler, images):
+    null = dict.fromkeys(("top_k", "batch_size", "function_to_apply"))
+    assert handler({"inputs": images[0], "parameters": null}) == handler({"inputs": images[0]})
+    softmax = {"inputs": images[0], "parameters": {"function_to_apply": "softmax"}}
+    assert handler(softmax) == handler({"inputs": images[0], "parameters": None})
+
+
+def test_large_request_is_refused_before_anything_is_decoded(handler, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="megapixels in 5"):
+        handler({"inputs": [png_header(8000, 8000)] * 5})
 
 
 def test_bad_image_of_a_batch_is_named(handler, images):

@@ -5,16 +5,26 @@ import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LABELS, ROOT, MeanColour, colour_images, encoded, noise, only_line, paint, run_main, tiny_config
+from conftest import (
+    LABELS,
+    ROOT,
+    MeanColour,
+    colour_images,
+    encoded,
+    noise,
+    only_line,
+    paint,
+    png_header,
+    run_main,
+    tiny_config,
+)
 from PIL import Image
 
 import inference
@@ -238,16 +248,6 @@ def test_top_k_above_the_number_of_classes_is_refused(mean_colour, tmp_path, cap
 
 
 # --------------------------------------------------------------------------------------------------- unreadable files
-
-
-def png_header(width, height):
-    """Return a PNG that claims this size and has few pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def truncated(fmt):

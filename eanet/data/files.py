@@ -225,8 +225,7 @@ def error_reason(error: Exception) -> str:
         return "too large for the memory"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
-    reason = first_line(error)
-    return "too large: " + reason if "decompression bomb" in reason else reason
+    return first_line(error)
 
 
 def name_of(path) -> str:

@@ -1,0 +1,146 @@
+"""What an image may cost: memory, time, and nothing that waits or starts a program."""
+
+import io
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import encoded, noise, png_header, tiny_config
+from PIL import Image
+
+from eanet import image_limits, images
+from eanet.images import load_image
+from modeling_eanet import UserError
+
+CONFIG = tiny_config()  # 32 by 32
+
+
+def header(fmt, width, height, **options):
+    """Return an image file that claims to be this large, and costs nothing to make."""
+    if fmt == "PNG":
+        return io.BytesIO(png_header(width, height))
+    small = encoded(noise(32, 32), fmt, **options).getvalue()
+    if fmt == "JPEG":
+        at = re.search(rb"\xff[\xc0\xc2]\x00\x11\x08", small).end()
+        return io.BytesIO(small[:at] + struct.pack(">HH", height, width) + small[at + 4 :])
+    assert fmt == "QOI"
+    return io.BytesIO(small[:4] + struct.pack(">II", width, height) + small[12:])
+
+
+@pytest.mark.parametrize(
+    ("fmt", "megapixels", "options"),
+    [("PNG", 121, {}), ("JPEG", 121, {}), ("JPEG", 60, {"progressive": True, "subsampling": 0}), ("QOI", 3, {})],
+    ids=str,
+)
+def test_image_that_costs_too_much_is_refused_by_its_header(fmt, megapixels, options, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    side = int((megapixels * 1e6) ** 0.5)
+    with pytest.raises(UserError, match=f"^too large: {side:,} by {side:,} pixels; at most about .*{fmt} RGB") as error:
+        load_image(header(fmt, side, side, **options), CONFIG)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("mode", "bytes_per_pixel"), [("L", 1), ("1", 2), ("I;16", 3), ("RGB", 4), ("P", 5), ("F", 5), ("RGBA", 8), ("CMYK", 8)]
+)
+def test_memory_is_that_of_the_image_and_its_conversion(mode, bytes_per_pixel):
+    image = Image.fromarray(noise(64, 64)[..., 0].astype(np.uint16)) if mode == "I;16" else Image.new(mode, (64, 64))
+    assert image.mode == mode and image_limits.image_cost(image).memory == bytes_per_pixel * 64 * 64
+
+
+def test_tiff_is_as_large_as_its_tiles_and_its_turned_copy():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, turned = (Image.open(encoded(noise(64, 64), "TIFF", exif=e)) for e in (Image.Exif(), exif))
+    assert image_limits.image_cost(turned).memory == 2 * image_limits.image_cost(plain).memory
+    tiled = Image.open(encoded(noise(64, 64), "TIFF", compression="tiff_lzw"))
+    tiled.tag_v2[322], tiled.tag_v2[323] = 2**15, 2**15
+    with pytest.raises(UserError, match="^too large: 64 by 64 pixels"):
+        load_image(tiled, CONFIG)
+
+
+def test_icon_that_hides_a_large_image_is_refused():
+    icon = bytearray(encoded(noise(32, 32), "ICO", sizes=[(32, 32)]).getvalue())
+    inner = encoded(Image.new("RGB", (2000, 2000)), "PNG").getvalue()
+    icon[14:18] = struct.pack("<I", len(inner))
+    with pytest.raises(UserError, match="an icon of 2,000 by 2,000 pixels"):
+        load_image(io.BytesIO(bytes(icon[:22]) + inner), CONFIG)
+
+
+def test_postscript_starts_no_program():
+    post = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n"
+    with pytest.raises(UserError, match="^unknown image format$"):
+        load_image(io.BytesIO(post), CONFIG)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "CMYK", "I;16", "F", "1"])
+def test_image_is_the_same_when_converted_in_bands(mode, monkeypatch):
+    values = noise(70, 50)
+    if mode in ("I;16", "F"):
+        image = Image.fromarray((values[..., 0] * 16.0).astype(np.uint16 if mode == "I;16" else np.float32))
+    else:
+        image = Image.fromarray(np.dstack([values, values[..., 0]])).convert(mode)
+    at_once = load_image(image, CONFIG)
+    monkeypatch.setattr(images, "_BAND_PIXELS", 300)
+    assert np.array_equal(load_image(image, CONFIG), at_once)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_image_is_turned_after_resizing(orientation, monkeypatch):
+    image = Image.fromarray(noise(96, 64))
+    image.getexif()[0x0112] = orientation
+    upright = load_image(image, CONFIG).astype(int)
+    monkeypatch.setattr(images, "_LARGE", 100)
+    assert np.abs(load_image(image, CONFIG) - upright).max() <= 2
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(images, "_LARGE", 100)
+    inside, most, lock = 0, 0, threading.Lock()
+
+    def load(self):
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.01)
+        with lock:
+            inside -= 1
+
+    monkeypatch.setattr(Image.Image, "load", load)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load_image, [Image.fromarray(noise()) for _ in range(8)], [CONFIG] * 8))
+    assert most == 1
+
+
+# ------------------------------------------------------------------------------------------------ regular files only
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a pipe"])
+def test_what_is_not_a_regular_file_is_refused_at_once(kind, tmp_path):
+    path = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    elif kind == "device":
+        path = Path("/dev/zero")
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
+    with pytest.raises(UserError, match="^not a regular file"):
+        load_image(path, CONFIG)
+
+
+def test_huge_file_is_refused_unread(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(UserError, match="^too large: a file of"):
+        load_image(tmp_path / "a.png", CONFIG)
