@@ -17,26 +17,60 @@ from modeling_eanet import CONFIG_FILE, PRESETS, WEIGHTS_FILE, EANetConfig, from
 BATCH_SIZE = 500
 
 
-def evaluate(model, split: Split) -> dict:
-    """Measure a model.
+def predict_split(model, split: Split) -> np.ndarray:
+    """Return the class probabilities of a split's images, float64 (n, num_classes)."""
+    return predict_probabilities(model, split.x, min(BATCH_SIZE, len(split))).astype(np.float64)
+
+
+def measure(probabilities: np.ndarray, y: np.ndarray) -> dict:
+    """Measure predictions.
 
     Args:
-        model: from `build_eanet`.
-        split: images and labels.
+        probabilities: (n, num_classes).
+        y: (n,) class indices.
 
     Returns:
         "accuracy" and "top5_accuracy" (fractions; ties count against the model), "loss" (cross-entropy in nats) and
         "num_images".
     """
-    probabilities = predict_probabilities(model, split.x, min(BATCH_SIZE, len(split))).astype(np.float64)
-    true = probabilities[np.arange(len(split)), split.y]
+    true = probabilities[np.arange(len(y)), y]
     rank = (~(probabilities < true[:, None])).sum(axis=1)  # number of classes at least as probable
     return {
         "accuracy": float((rank <= 1).mean()),
         "top5_accuracy": float((rank <= 5).mean()),
         "loss": float(-np.log(np.maximum(true, 1e-12)).mean()),
-        "num_images": len(split),
+        "num_images": len(y),
     }
+
+
+def evaluate(model, split: Split) -> dict:
+    """Return `measure` of the model's predictions for a split."""
+    return measure(predict_split(model, split), split.y)
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """Return the 95% interval of a fraction (Wilson 1927), which also holds near 0 and 1 and for few images.
+
+    Args:
+        right: number of successes, 0 to `total`.
+        total: number of trials, at least 1.
+
+    Returns:
+        Lower and upper bound, 0 to 1.
+    """
+    z, share = 1.959964, right / total
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def interval_text(accuracy: float, num_images: int) -> str:
+    """Return ", 95% interval 68–100%" for an accuracy on fewer than 1,000 images, or ""."""
+    if num_images >= 1000:
+        return ""
+    low, high = wilson_interval(round(accuracy * num_images), num_images)
+    return f", 95% interval {100 * low:.0f}–{100 * high:.0f}%"
 
 
 def calibration_error(probabilities: np.ndarray, y: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
@@ -67,21 +101,21 @@ def preset_name(config: EANetConfig) -> str:
     return next((name for name in PRESETS if EANetConfig.preset(name, id2label=config.id2label) == config), "custom")
 
 
-def evaluation_results(model, dataset: Dataset, split: Split) -> dict:
-    """Measure a model and return the contents of eval_results.json, with None as "training".
+def evaluation_results(model, dataset: Dataset, split: Split, probabilities: np.ndarray) -> dict:
+    """Return the contents of eval_results.json, with None as "training".
 
-    Raises:
-        UserError: the model's probabilities are not finite.
+    Args:
+        model: with its `config`.
+        dataset: the data set.
+        split: the part of it that was predicted.
+        probabilities: of `predict_split`.
     """
     from eanet.saving import model_checksum
 
-    measures = evaluate(model, split)
-    if not np.isfinite(measures["loss"]):
-        raise UserError("the model's probabilities are not finite; its weights are damaged")
     name = f"{dataset.name} ({split.note})" if split.note else dataset.name
     facts = {"preset": preset_name(model.config), "parameters": model.count_params(), "checksum": model_checksum(model)}
     return {
-        **measures,
+        **measure(probabilities, split.y),
         "dataset": {"id": dataset.id, "name": name, "split": split.name, "note": split.note},
         "model": facts,
         "training": None,
@@ -118,7 +152,8 @@ def evaluate_model(name, data, split: str | None = None, *, image_column=None, l
     covered = len(np.unique(images.y))
     if covered < len(labels):
         images.note = "; ".join(filter(None, (images.note, f"{covered} of the model's {len(labels)} classes")))
-    results = evaluation_results(from_pretrained_keras(folder), dataset, images)
+    model = from_pretrained_keras(folder)
+    results = evaluation_results(model, dataset, images, predict_split(model, images))
     return results | {"training": recorded_training(folder)}
 
 
@@ -136,10 +171,11 @@ def summary(results: dict) -> str:
     """Return the main figures of an eval_results.json in two lines."""
     dataset, model = results["dataset"], results["model"]
     measured_on = dataset["name"] if dataset["note"] else f"{dataset['name']}, {dataset['split']} split"
+    interval = interval_text(results["accuracy"], results["num_images"])
     top5 = f"top-5 {100 * results['top5_accuracy']:.1f}%, " if results["top5_accuracy"] < 1 else ""  # with few classes
     return (
-        f"top-1 {100 * results['accuracy']:.1f}%, {top5}loss {results['loss']:.3f} on {results['num_images']:,} images of "
-        f"{measured_on}\n{model['parameters']:,} parameters, preset {model['preset']}"
+        f"top-1 {100 * results['accuracy']:.1f}%{interval}, {top5}loss {results['loss']:.3f} on {results['num_images']:,} "
+        f"images of {measured_on}\n{model['parameters']:,} parameters, preset {model['preset']}"
     )
 
 

@@ -7,36 +7,18 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import math
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from eanet.cli import printable, write_json, write_text
-from eanet.evaluation import calibration_error
+from eanet.evaluation import calibration_error, interval_text, wilson_interval
 from eanet.hub.card import escape
 
 REPORT_JSON, REPORT_MD = "report.json", "report.md"
 BINS, MISTAKES, PAIRS = 15, 20, 8
 FIGURES = dict.fromkeys(("curves", "confusion", "calibration"), "weights")  # and what they show
-
-
-def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """Return the 95% interval of a fraction (Wilson 1927), which also holds near 0 and 1 and for few images.
-
-    Args:
-        right: number of successes, 0 to `total`.
-        total: number of trials, at least 1.
-
-    Returns:
-        Lower and upper bound, 0 to 1.
-    """
-    z, share = 1.959964, right / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
 def confusion_counts(predicted: np.ndarray, y: np.ndarray, classes: int) -> np.ndarray:
@@ -174,23 +156,16 @@ def _draw(found: dict, results: dict, history: dict) -> dict:
     return drawings
 
 
-def interval_text(found: dict) -> str:
-    """Return ", 95% interval 68–100%" for fewer than 1,000 images, where it matters, or ""."""
-    if found["num_images"] >= 1000:
-        return ""
-    low, high = found["interval"]
-    return f", 95% interval {100 * low:.0f}–{100 * high:.0f}%"
-
-
 def _markdown(found: dict, results: dict, drawings: dict) -> str:
     dataset = results["dataset"]
+    interval = interval_text(found["accuracy"], found["num_images"])
     right = round(found["accuracy"] * found["num_images"])
     lines = [
         f"# Results on {escape(dataset['name'])}",
         "",
         f"{right:,} of {found['num_images']:,} images of the {escape(dataset['split'])} split right: top-1 "
-        f"{100 * found['accuracy']:.1f}%{interval_text(found)}. Cross-entropy {results['loss']:.3f}, expected calibration "
-        f"error {100 * found['expected_calibration_error']:.1f}%.",
+        f"{100 * found['accuracy']:.1f}%{interval}. Cross-entropy {results['loss']:.3f}, expected calibration error "
+        f"{100 * found['expected_calibration_error']:.1f}%.",
     ]
     for name, drawing in drawings.items():
         lines += [

@@ -13,8 +13,9 @@ import numpy as np
 from eanet.cli import UserError, duration, is_temporary, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
-from eanet.evaluation import evaluate, evaluation_results, summary
+from eanet.evaluation import evaluate, evaluation_results, predict_split, summary
 from eanet.machine import backend, hardware, keep_freed_memory
+from eanet.report import REPORT_MD, describe_predictions, write_report
 from eanet.run_dir import (
     CHECKPOINT_FILE,
     HISTORY_FILE,
@@ -84,11 +85,10 @@ def train(config: TrainConfig) -> dict:
     split = run.dataset.test or validation or training
     if split is not run.dataset.test:
         _log(f"no test split: measured on {split.note or 'the training images'}")
-    results = evaluation_results(from_pretrained_keras(config.output), run.dataset, split)
     record = recorded_training(config.output) if start == config.epochs else None
-    results["training"] = record or _training_record(run, len(training), history, elapsed)
-    results["training"]["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
-    write_json(config.output / RESULTS_FILE, results)
+    record = record or _training_record(run, len(training), history, elapsed)
+    record["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
+    results = _write_results(run, split, record, history)
     if not can_write_saved_model():
         _log(f"no TensorFlow here: where it is installed, `python train.py --export {config.output}` adds the SavedModel")
     return results
@@ -278,6 +278,18 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
     return elapsed
 
 
+def _write_results(run: Run, split, record: dict, history: dict) -> dict:
+    """Measure the model that was saved; write eval_results.json and the report, and return the former."""
+    folder = run.config.output
+    model = from_pretrained_keras(folder)
+    probabilities = predict_split(model, split)
+    results = {**evaluation_results(model, run.dataset, split, probabilities), "training": record}
+    write_json(folder / RESULTS_FILE, results)
+    found = describe_predictions(probabilities, split.y, run.dataset.labels, split.names)
+    write_report(folder, found, results, history)
+    return results
+
+
 def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -> dict:
     return {
         "seed": run.config.seed,
@@ -303,7 +315,7 @@ def training_summary(results: dict, folder) -> str:
     epochs = f"{training['epochs']} epoch{'s' * (training['epochs'] != 1)}"
     return (
         f"{summary(results)}, trained for {epochs} in {duration(training['wall_time_s'])}\n"
-        f"written to {folder}: the model, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
+        f"written to {folder}: the model, {REPORT_MD}, figures/, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
         f"next: python inference.py IMAGE --model {shlex.quote(str(folder))}"
     )
 

@@ -63,7 +63,7 @@ def test_evaluate_only_prints_json_and_a_summary():
     results = read_json(finished()[0] / "eval_results.json")
     assert json.loads(out) == results
     first, second = err.splitlines()[-2:]
-    assert status == 0 and first.startswith(f"top-1 {100 * results['accuracy']:.1f}%, loss ")
+    assert status == 0 and first.startswith(f"top-1 {100 * results['accuracy']:.1f}%, 95% interval ")
     assert first.endswith(" on 64 images of cifar-100-python, test split")
     assert second == f"{results['model']['parameters']:,} parameters, preset tiny"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import only_line
 
-from eanet import report
+from eanet import evaluation, report
 
 LABELS = ["a", "b", "c"]
 Y = np.array([0, 0, 1, 1, 2, 2])
@@ -53,7 +53,7 @@ def test_per_class_results_are_those_of_the_definitions():
     ("right", "total", "low", "high"), [(8, 8, 0.676, 1), (0, 8, 0, 0.324), (81, 263, 0.255, 0.366), (1, 1, 0.207, 1)]
 )
 def test_interval_is_wilsons(right, total, low, high):
-    assert report.wilson_interval(right, total) == pytest.approx((low, high), abs=6e-4)
+    assert evaluation.wilson_interval(right, total) == pytest.approx((low, high), abs=6e-4)
 
 
 def test_mistakes_are_the_most_confident_ones_by_name():

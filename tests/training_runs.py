@@ -24,11 +24,16 @@ SAVED_MODEL = {
     *("saved_model.pb", "keras_metadata.pb", "fingerprint.pb"),
     *("variables/variables.index", "variables/variables.data-00000-of-00001"),
 }
-ARTEFACTS = SAVED_MODEL | {
-    *("config.json", "metadata.json", "model.weights.h5"),
-    *("history.json", "eval_results.json", "settings.json", "checkpoint.npz"),
-    *("logs/train/events.out.tfevents.eanet", "logs/validation/events.out.tfevents.eanet"),
-}
+FIGURES = {f"figures/{name}" for name in ("figures.json", "curves.png", "confusion.png", "calibration.png")}
+ARTEFACTS = (
+    SAVED_MODEL
+    | FIGURES
+    | {
+        *("config.json", "metadata.json", "model.weights.h5"),
+        *("history.json", "eval_results.json", "settings.json", "checkpoint.npz", "report.json", "report.md"),
+        *("logs/train/events.out.tfevents.eanet", "logs/validation/events.out.tfevents.eanet"),
+    }
+)
 
 
 def main(*args):
