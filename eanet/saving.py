@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import mmap
 import os
 import shutil
 import zlib
@@ -194,10 +195,18 @@ def _remove_stale(directory: Path, model, saved_model: bool) -> None:
     """Remove the SavedModel if none is written now, and exports made from other weights."""
     checksums = [checksum.encode() for checksum in _checksums(model)]
     exports = [*directory.glob("onnx/*.onnx"), directory / LEGACY_ONNX_FILE]
-    stale = [path for path in exports if path.is_file() and not any(map(path.read_bytes().__contains__, checksums))]
+    stale = [path for path in exports if path.is_file() and not _contains(path, checksums)]
     stale += [] if saved_model else [directory / name for name in SAVED_MODEL_FILES]
     for path in stale:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _contains(path: Path, texts: list[bytes]) -> bool:
+    """Return whether a file contains one of `texts`, without reading it into memory."""
+    if not path.stat().st_size:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return any(content.find(text) >= 0 for text in texts)
 
 
 def _replace(source: Path, target: Path) -> None:

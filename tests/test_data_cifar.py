@@ -3,13 +3,14 @@
 import os
 import pickle
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import LABELS, colour_images, tiny_config, write_official
 
-from eanet.data import archives, cifar, load_dataset
+from eanet.data import archives, cifar, load_dataset, unpickle
 from eanet.data.files import File, Folder
 from eanet.images import load_image
 from modeling_eanet import CIFAR100_LABELS, UserError
@@ -252,6 +253,57 @@ def test_dtype_state_is_not_trusted(tmp_path):
     folder = write_official(tmp_path / "cifar-100-python", 1, 1)
     edit(folder, "train", data=Array())
     assert load(folder).train.x.dtype == np.uint8
+
+
+def shared_tuples(levels):
+    value = ()
+    for _ in range(levels):
+        value = (value, value)
+    return value
+
+
+def shared_lists(levels):
+    value = [0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+BUFFER = b"\x80\x05cnumpy._core.numeric\n_frombuffer\n(\x8a\x05" + (2**33).to_bytes(5, "little")
+BUFFER += b"cnumpy\ndtype\n(X\x02\0\0\0u1tRK\x01\x85X\x01\0\0\0CtR."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04B\xff\xff\xff\x7f.",  # 2 GiB of bytes that are not there
+        b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.",
+        b"\x80\x02]r\xff\xff\xff\x7f.",  # object number 2,147,483,647
+        b"\x80\x02N2\x86.",
+        BUFFER,  # bytes(2**33)
+        pickle.dumps({b"data": np.dtype("u1"), b"x": shared_lists(60)}).replace(b"u1", b"V1"),
+        b"\x80\x02}" + pickle.dumps(shared_tuples(60), 2)[2:-1] + b"K\x01s.",  # a key that takes 2**60 steps to hash
+    ],
+    ids=["bytes", "bytes8", "memo", "dup", "buffer", "dtype", "shared tuples"],
+)
+def test_small_pickle_cannot_ask_for_gigabytes_or_hours(small, content):
+    (small / "train").write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert "train cannot be unpickled safely" in error_of(small) and tracemalloc.get_traced_memory()[1] < 2**27
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("key", ["fine_labels", "data"])
+def test_lists_that_share_lists_are_refused_at_once(small, key):
+    edit(small, "train", **{key: shared_lists(60)})
+    assert key in error_of(small)
+
+
+def test_pickle_of_too_many_steps_is_refused(small, monkeypatch):
+    monkeypatch.setattr(unpickle, "MAX_STEPS", 5)
+    assert "not the pickle of a data set" in error_of(small)
 
 
 def test_array_of_objects_is_refused(small):

@@ -148,13 +148,13 @@ def scan_folder(root, left_out: LeftOut) -> Folder:
 
     Args:
         root: the folder.
-        left_out: gets what is neither a regular file nor a folder.
+        left_out: gets what is neither a regular file nor a folder, and folders below that cannot be listed.
 
     Returns:
         The tree.
 
     Raises:
-        UserError: a folder cannot be listed: images in it would be lost without a word.
+        UserError: the folder cannot be listed.
     """
     tree = Folder()
     _scan(os.fspath(root), tree, left_out, ())
@@ -167,7 +167,12 @@ def _scan(path: str, folder: Folder, left_out: LeftOut, above: tuple) -> None:
         with os.scandir(path) as iterator:
             entries = sorted(iterator, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be listed ({error.strerror}); change its permissions") from None
+        reason = f"cannot be listed ({error.strerror}); change its permissions"
+        if not above:
+            raise UserError(f"{printable(path)}: {reason}") from None
+        left_out.images += 1
+        left_out.add(f"{folder.path}/", f"a folder that {reason}", broken=True)
+        return
     identity = (status.st_dev, status.st_ino)
     if identity in above or len(above) > MAX_DEPTH:
         left_out.add(folder.path, "a link to a folder that it is in" if identity in above else "nested too deep")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import reprlib
 
 import numpy as np
 
 # A pickle can name any function to call. Only the four names that NumPy's arrays need are allowed, and even those are not
 # NumPy's own: its `dtype.__setstate__` with a forged state would take bytes for pointers.
+
+MAX_STEPS = 2_000_000  # CIFAR-100 has 250,000
 
 
 class _PickledArray:
@@ -35,7 +38,7 @@ class _PickledDtype:
     def __init__(self, code, *ignored):
         self.code = code.decode() if isinstance(code, bytes) else code
         if self.code not in ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8"):
-            raise pickle.UnpicklingError(f"it has an array of dtype {code!r}, and only numbers are read")
+            raise pickle.UnpicklingError(f"it has an array of dtype {reprlib.repr(code)}, and only numbers are read")
 
     def __setstate__(self, state):
         order = state[1].decode() if isinstance(state[1], bytes) else state[1]
@@ -44,6 +47,8 @@ class _PickledDtype:
 
 def _from_buffer(buffer, dtype, shape, order, *ignored):
     """Stands in for the function by which protocol 5 writes an array."""
+    if not isinstance(buffer, bytes | bytearray):  # bytes(10**10) would be zeros
+        raise pickle.UnpicklingError("an array in it is not made of numbers")
     array = _PickledArray()
     array.__setstate__((1, shape, dtype, order == "F", bytes(buffer)))
     return array
@@ -68,15 +73,30 @@ def load_pickle(content: bytes):
     Raises:
         Exception: of nearly any kind, if it is damaged or holds anything else.
     """
-    _check_memo(content)
+    _check_steps(content)
     return _plain(NumpyOnlyUnpickler(io.BytesIO(content), encoding="bytes").load())
 
 
-def _check_memo(content: bytes) -> None:
-    """Refuse a memo index far above the number of objects: Python would allocate a list of that length."""
+def _check_steps(content: bytes) -> None:
+    """Refuse what no pickle of a data set has, and what makes Python run or allocate without bounds.
+
+    These are millions of steps, a memo index far above the number of objects (Python allocates a list of that length), and
+    tuples that share tuples (the time to hash one doubles with each level).
+    """
+    known: set[int] = set()
+    tuples: set[int] = set()
+    shared, last = 0, ""
     for count, (code, arg, _) in enumerate(pickletools.genops(content)):
-        if code.name in ("LONG_BINPUT", "PUT") and (arg or 0) > count:
-            raise pickle.UnpicklingError(f"object number {arg} after {count} steps")
+        index: int = arg if isinstance(arg, int) else len(known)
+        if code.name in ("LONG_BINPUT", "PUT") and index > count:
+            raise pickle.UnpicklingError(f"object number {index} after {count} steps")
+        if code.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+            known.add(index)
+            (tuples.add if last.startswith("TUPLE") else tuples.discard)(index)
+        shared += code.name in ("BINGET", "LONG_BINGET", "GET") and index in tuples
+        if count > MAX_STEPS or shared > 16 or code.name == "DUP":
+            raise pickle.UnpicklingError("it is not the pickle of a data set")
+        last = code.name
 
 
 def _plain(value):

@@ -105,7 +105,8 @@ class OnnxModel:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source = str(path) if str(path).isprintable() else Path(path).read_bytes()  # it takes only paths in UTF-8
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{path}: not a readable ONNX model ({first_line(error)})") from None
         metadata = self._session.get_modelmeta().custom_metadata_map
