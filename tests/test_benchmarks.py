@@ -18,6 +18,7 @@ import attention_scaling
 import common
 import evaluation
 import exports
+import fine_tuning
 import keras_io_example
 import predict_speed
 import readme
@@ -29,7 +30,7 @@ from eanet.train_config import TrainConfig
 from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
-PROGRAMS = [ablation, attention_scaling, evaluation, exports, predict_speed, readme, train_speed]
+PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, predict_speed, readme, train_speed]
 
 
 def results(name):
