@@ -21,6 +21,7 @@ sys.path.insert(0, HERE)
 
 from eanet.images import decoding_work, load_image  # noqa: E402
 from eanet.predict import check_count, classify  # noqa: E402
+from eanet.saving import warn_if_foreign  # noqa: E402
 from modeling_eanet import UserError, from_pretrained_keras  # noqa: E402
 
 MAX_IMAGES = 256
@@ -42,6 +43,7 @@ class EndpointHandler:
     def __init__(self, path: str = ""):
         """Load the model and trace its graph for one image, so that the first request need not wait for it."""
         self.model = from_pretrained_keras(path or HERE)
+        warn_if_foreign(self.model, path or HERE)
         classify(self.model, np.zeros((1, *self.model.input.shape[1:]), np.uint8))
 
     def __call__(self, data: dict) -> list[dict] | list[list[dict]]:

@@ -321,13 +321,11 @@ def external_attention(
         query = layers.Dense(heads * head_dim, use_bias=False, name=f"{name}_query")(x)
         query = layers.Reshape((tokens, heads, head_dim), name=f"{name}_heads")(query)
         logits = layers.Dense(slots, use_bias=False, name=f"{name}_memory_key")(query)
-
     # A float32 layer casts its input: in bfloat16 the normalisation would be off by 0.02.
     logits = layers.Reshape((tokens, heads, slots), dtype="float32", name=f"{name}_logits")(logits)
     log_mass = _named(ops.logsumexp(logits, axis=1, keepdims=True), f"{name}_log_mass")
     logits = layers.Subtract(dtype="float32", name=f"{name}_log_attention")([logits, log_mass])
     attention = layers.Softmax(axis=-1, dtype="float32", name=f"{name}_attention")(logits)
-
     y = _dropout(attention_dropout, f"{name}_attention_dropout")(attention)
     if head_dim is not None:
         y = layers.Dense(head_dim, use_bias=use_bias, name=f"{name}_memory_value")(y)
@@ -402,7 +400,9 @@ def _activation(config, name):
 
 def _named(tensor, name):
     """Name the operation behind `tensor`: Keras' own numbering would differ between two builds in one process."""
-    tensor._keras_history.operation.name = name
+    operation = tensor._keras_history.operation
+    operation.name = name
+    keras.saving.get_custom_objects().setdefault(type(operation).__name__, type(operation))  # to load .h5: it has no modules
     return tensor
 
 

@@ -146,11 +146,16 @@ def load_model(name: str, runtime: str = "keras"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns a dozen times if the weights do not fit; the error says it in one line
         try:
-            return from_pretrained_keras(name)
+            model = from_pretrained_keras(name)
         except ModuleNotFoundError as error:
             package = error.name if error.name in ("jax", "torch") else "-r requirements.txt"  # named by KERAS_BACKEND
             hint = f"`pip install {package}`, or use --runtime onnx, which needs only onnxruntime"
             raise UserError(f"{error.name} is not installed; {hint}") from error
+    if os.path.isdir(name):
+        from eanet.saving import warn_if_foreign
+
+        warn_if_foreign(model, name)
+    return model
 
 
 def classify_files(model, files: list[str], top_k: int = 5, batch_size: int = 64) -> Iterator[Result]:

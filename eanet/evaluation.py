@@ -135,11 +135,13 @@ def evaluate_model(name, data, split: str | None = None, *, image_column=None, l
         strict: refuse the data set if anything is left out.
 
     Returns:
-        The contents of eval_results.json; "training" is taken from the model's own, if it has one.
+        The contents of eval_results.json; "training" is that of the model's own, if its checksum fits.
 
     Raises:
         UserError: no such model, data or split, or a class that the model does not have.
     """
+    from eanet.saving import warn_if_foreign
+
     folder = model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
     config = load_config(folder)
     labels = tuple(config.id2label.values())
@@ -154,7 +156,7 @@ def evaluate_model(name, data, split: str | None = None, *, image_column=None, l
         images.note = "; ".join(filter(None, (images.note, f"{covered} of the model's {len(labels)} classes")))
     model = from_pretrained_keras(folder)
     results = evaluation_results(model, dataset, images, predict_split(model, images))
-    return results | {"training": recorded_training(folder)}
+    return results | {"training": None if warn_if_foreign(model, folder) else recorded_training(folder)}
 
 
 def _split_of(dataset: Dataset, name: str | None, data) -> Split:

@@ -8,12 +8,13 @@ import json
 import mmap
 import os
 import shutil
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import read_json, temporary_folder
+from eanet.cli import printable, read_json, temporary_folder
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, UserError, build_eanet, first_line, from_pretrained_keras
@@ -132,7 +133,29 @@ def model_checksum(model, config=None) -> str:
 
 def checksum_matches(model, recorded: str | None, config=None) -> bool:
     """Return whether `recorded` is the checksum of `model`, in this form or the older one, which hashed all settings."""
-    return recorded in _checksums(model, config)
+    return recorded == model_checksum(model, config) or recorded in _checksums(model, config)
+
+
+def warn_if_foreign(model, folder) -> bool:
+    """Compare a model with the checksum in its folder's eval_results.json; a line on standard error if it is another's.
+
+    Args:
+        model: what was loaded from `folder`.
+        folder: a local folder; without an eval_results.json, or one without a checksum, there is nothing to compare.
+
+    Returns:
+        Whether the results are those of other weights or class names.
+    """
+    path = Path(folder) / "eval_results.json"
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))["model"]["checksum"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
+    if not isinstance(recorded, str) or checksum_matches(model, recorded):
+        return False
+    reason = "its weights or class names are not those of its eval_results.json; they come from another run, or were changed"
+    print(f"{Path(sys.argv[0]).name}: warning: {printable(str(folder))}: {reason}", file=sys.stderr)
+    return True
 
 
 def _checksums(model, config=None) -> tuple[str, str]:

@@ -119,3 +119,12 @@ def test_damaged_weights(tmp_path):
         file.visititems(lambda name, item: item.write_direct(item[()] * np.nan) if isinstance(item, h5py.Dataset) else None)
     status, out, err = main("--evaluate-only", "--model", folder, "--data", colours())
     assert "its weights are damaged" in error_line(status, err) and out == ""
+
+
+def test_training_record_of_other_weights_is_not_attached(tmp_path):
+    folder = shutil.copytree(finished()[0], tmp_path / "run")
+    config = (folder / "config.json").read_text().replace("green", "GREEN").replace("red", "green").replace("GREEN", "red")
+    (folder / "config.json").write_text(config)
+    data = write_official(tmp_path / "data", 4, 8, read_json(folder / "config.json")["id2label"].values())
+    status, out, err = main("--evaluate-only", "--model", folder, "--data", data, "--json")
+    assert (status, json.loads(out)["training"]) == (0, None) and "not those of its eval_results.json" in err

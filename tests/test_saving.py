@@ -5,12 +5,14 @@ import json
 import os
 import sys
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tf_keras
-from conftest import colour_images, copy_files, random_weights, tiny_config
+from conftest import colour_images, copy_files, only_line, random_weights, tiny_config
 
+from eanet.batch import load_model
 from eanet.saving import (
     KERAS_FILES,
     LEGACY_ONNX_FILE,
@@ -20,7 +22,9 @@ from eanet.saving import (
     checksum_matches,
     model_checksum,
     save_pretrained_keras,
+    warn_if_foreign,
 )
+from handler import EndpointHandler
 from modeling_eanet import EANetConfig, UserError, build_eanet, from_pretrained_keras
 
 IMAGES = colour_images(16)[0]
@@ -253,3 +257,56 @@ def test_checksum_recorded_by_older_versions_is_accepted():
     model = build_eanet(tiny_config())
     model.set_weights([np.full(w.shape, i / 8, np.float32) for i, w in enumerate(model.get_weights())])
     assert checksum_matches(model, "d6e41d00") and model_checksum(model) != "d6e41d00"
+
+
+@pytest.fixture
+def measured(tiny_model, tiny_folder, tmp_path):
+    """A model folder with the eval_results.json of its weights and labels."""
+    folder = copy_files(("config.json", "model.weights.h5"), tiny_folder, tmp_path / "measured")
+    (folder / "eval_results.json").write_text(json.dumps({"model": {"checksum": model_checksum(tiny_model)}}))
+    return folder
+
+
+def flip_a_bit(folder):
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        arrays = []
+        file.visititems(lambda name, item: arrays.append(item) if isinstance(item, h5py.Dataset) else None)
+        values = arrays[0][...]
+        values.view(np.uint32).flat[0] ^= 1
+        arrays[0][...] = values
+
+
+def permute_labels(folder):
+    text = (folder / "config.json").read_text().replace("green", "GREEN").replace("red", "green").replace("GREEN", "red")
+    (folder / "config.json").write_text(text)
+
+
+def take_other_weights(folder):
+    random_weights(build_eanet(tiny_config())).save_weights(folder / "model.weights.h5")
+
+
+@pytest.mark.parametrize("change", [flip_a_bit, permute_labels, take_other_weights])
+@pytest.mark.parametrize("load", [load_model, EndpointHandler])
+def test_results_of_other_weights_or_labels_are_one_line(load, change, measured, capsys):
+    load(str(measured))
+    assert capsys.readouterr().err == ""
+    change(measured)
+    load(str(measured))
+    line = only_line(capsys.readouterr().err)
+    assert f"warning: {measured}: its weights or class names are not those of its eval_results.json" in line
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"model": 3}', '{"model": {"checksum": 7}}', "[" * 100_000])
+def test_results_without_a_checksum_are_not_compared(content, measured, tiny_model, capsys):
+    (measured / "eval_results.json").write_text(content)
+    assert not warn_if_foreign(tiny_model, measured) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu_tanh"])
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_file_of_keras_own_loads_again(name, activation, tmp_path):
+    model = random_weights(build_eanet(tiny_config(activation=activation)))
+    model.save(tmp_path / name)
+    for load in (keras.saving.load_model, keras.models.load_model):
+        np.testing.assert_allclose(load(tmp_path / name).predict_on_batch(IMAGES), model.predict_on_batch(IMAGES), atol=1e-6)
