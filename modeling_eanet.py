@@ -121,7 +121,8 @@ class EANetConfig:
         for name in ("embed_dims", "depths", "num_heads", "slots", "head_dims"):
             value = getattr(self, name)
             fits = isinstance(value, tuple) and len(value) == stages and all(map(_is_count, value))
-            self._require(fits, name, f"must be {stages} integer(s), at least 1, one per stage")
+            fits = fits and (name != "depths" or sum(value) <= 64)  # building more takes longer than any file is worth
+            self._require(fits, name, f"must be {stages} integer(s), at least 1, one per stage; depths 64 in all")
         self._require(not conv or patch & (patch - 1) == 0, "patch_size", "must be a power of two for the conv tokenizer")
         side = patch * 2 ** min(stages - 1, 30)
         self._require(self.image_size % side == 0, "image_size", f"must be a multiple of {side}, the size of a last token")
@@ -346,7 +347,6 @@ def _block(x, config, stage, name, drop_path):
     y = layers.Reshape((side, side, dim), name=f"{name}_grid")(y)
     y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
     x = layers.Add(name=f"{name}_add_attention")([x, y])
-
     y = _norm(config, f"{name}_norm_2")(x)
     y = layers.Dense(round(config.mlp_ratio * dim), name=f"{name}_mlp_1")(y)
     y = _activation(config, f"{name}_mlp_activation")(y)

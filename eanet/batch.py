@@ -17,7 +17,7 @@ import numpy as np
 
 from eanet.cli import UserError, check_backend, printable, quiet_tensorflow
 from eanet.images import image_suffixes, is_hidden, load_image
-from eanet.predict import predict_batch, top_predictions
+from eanet.predict import fitting_batch, predict_batch, top_predictions
 
 STDIN = "-"
 RUNTIMES = ("keras", "onnx")
@@ -172,7 +172,7 @@ def classify_files(model, files: list[str], top_k: int = 5, batch_size: int = 64
     """
     from tqdm import tqdm
 
-    batch_size = min(batch_size, len(files))
+    batch_size = min(fitting_batch(batch_size, model.config), len(files))
     with tqdm(total=len(files), unit=" images", disable=None, leave=False) as bar:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]

@@ -11,6 +11,8 @@ from eanet.images import check_scale, load_image
 from eanet.loaded_model import config_of
 from modeling_eanet import EANetConfig, UserError
 
+MAX_BATCH_PIXELS = 2**22
+
 
 def predict_batch(model, images: np.ndarray, size: int, *, eager: bool = False) -> np.ndarray:
     """Predict the class probabilities of one batch.
@@ -114,11 +116,16 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
 
     results = []
     # The next power of two: a service that gets many different counts traces the graph for a few of them.
-    batch_size = min(int(batch_size), 1 << max(0, len(images) - 1).bit_length())
+    batch_size = min(fitting_batch(int(batch_size), config), 1 << max(0, len(images) - 1).bit_length())
     for start in range(0, len(images), batch_size):
         batch = np.stack([load(i) for i in range(start, min(start + batch_size, len(images)))])
         results += top_predictions(predict_batch(model, batch, batch_size), config, top_k)
     return results
+
+
+def fitting_batch(batch_size: int, config: EANetConfig) -> int:
+    """Return the batch size, or less for large images: a batch of at most 4 megapixels, whose features fit in memory."""
+    return max(1, min(batch_size, MAX_BATCH_PIXELS // config.image_size**2))
 
 
 def check_count(name: str, value) -> None:

@@ -37,6 +37,7 @@ from eanet.predict import classify
 def mean_colour(monkeypatch):
     """Let inference.py predict with MeanColour, whatever `--model` says."""
     monkeypatch.setattr(modeling_eanet, "from_pretrained_keras", lambda _: MeanColour())
+    monkeypatch.setattr("eanet.saving.warn_if_foreign", lambda *_: False)
 
 
 def run(*args):
@@ -47,7 +48,8 @@ def start(*args, **options):
     """Start `inference.py ARGS` with MeanColour in its own process; returns the Popen."""
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import conftest, inference, modeling_eanet; "
-        "modeling_eanet.from_pretrained_keras = lambda _: conftest.MeanColour(); sys.argv[0] = 'inference.py'; "
+        "modeling_eanet.from_pretrained_keras = lambda _: conftest.MeanColour(); "
+        "import eanet.saving; eanet.saving.warn_if_foreign = lambda *_: False; sys.argv[0] = 'inference.py'; "
         "from eanet import cli; sys.exit(cli.run(inference.main))"
     )
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

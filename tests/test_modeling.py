@@ -281,6 +281,7 @@ def test_other_image_and_patch_sizes_work():
 INVALID = [
     dict(image_size=0), dict(image_size=30), dict(image_size="32"), dict(image_size=10**9), dict(tokenizer="words"),
     dict(patch_size=3), dict(embed_dims=()), dict(embed_dims=(64, 0)), dict(depths=(1,)), dict(num_heads=(8, 8, 8)),
+    dict(depths=(32, 33)),
     dict(slots=(8, 2.5)), dict(shared_memory="yes"), dict(head_dims=8), dict(mlp_ratio=0), dict(depthwise_kernel=2),
     dict(position_embedding=True), dict(final_norm=1), dict(norm="group"), dict(activation="swoosh"),
     dict(attention_dropout=1.0), dict(projection_dropout=-0.1), dict(mlp_dropout=float("nan")), dict(drop_path=True),

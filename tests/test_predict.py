@@ -10,7 +10,7 @@ from conftest import COLOURS, LABELS, ROOT, MeanColour, colour_images, noise, pa
 from PIL import Image
 
 import modeling_eanet
-from eanet.predict import classify, predict_batch, predict_probabilities, top_predictions
+from eanet.predict import classify, fitting_batch, predict_batch, predict_probabilities, top_predictions
 from modeling_eanet import UserError
 
 
@@ -176,3 +176,8 @@ def test_classify_holds_one_batch_at_a_time(most_alive, tmp_path):
     path = paint(tmp_path / "a.png")
     assert len(classify(MeanColour(), [path] * 50, top_k=1, batch_size=8)) == 50
     assert most_alive() == 8
+
+
+@pytest.mark.parametrize(("size", "expected"), [(32, 128), (224, 83), (1024, 4)])
+def test_batches_of_large_images_are_small(size, expected):
+    assert fitting_batch(128, tiny_config(image_size=size)) == expected
