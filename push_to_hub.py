@@ -41,6 +41,9 @@ def parse_args(argv=None):
         command.add_argument("--revision", default="main", metavar="REV", help=f"{what} (default: main)")
     push.add_argument("--private", action="store_true", help="make a new repository private")
     push.add_argument("--message", metavar="TEXT", help="commit message")
+    for command in (push, card):
+        command.add_argument("--dataset-name", metavar="NAME", help="the data's name on the card (default: its folder's)")
+        command.add_argument("--no-saved-model", dest="saved_model", action="store_false", help="leave out the SavedModel")
     for command in (push, promote):
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
     pull.add_argument("--to", required=True, type=Path, metavar="DIR", help="new or empty folder, or one of an earlier pull")

@@ -4,14 +4,19 @@ import copy
 import json
 import re
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, tiny_config
 
 from eanet.cli import UserError
-from eanet.hub import card, front_matter
+from eanet.hub import card, card_facts, front_matter
 from eanet.hub.card_facts import collect_facts
+from eanet.hub.lineage import split_lineage
 from eanet.hub.records import read_record
+from eanet.report import describe_predictions
+from eanet.run_dir import training_runs
+from eanet.saving import model_checksum
 from modeling_eanet import build_eanet
 
 RESULTS = {
@@ -27,13 +32,14 @@ RESULTS = {
 RECIPE = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
 RECIPE |= dict(precision="float32", ema=0.9975)
 TRAINING = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
-TRAINING |= dict(date="2026-01-31", init_from="me/base", final_loss=1.0, recipe=RECIPE)
+TRAINING |= dict(date="2026-01-31", init_from="runs/base", final_loss=1.0, recipe=RECIPE)
 HEAD = "---\n---\n"
 
 
 @pytest.fixture(scope="module")
 def plain_facts(tiny_model, tmp_path_factory):
-    return collect_facts(tmp_path_factory.mktemp("empty"), RESULTS, tiny_model, "me/new")
+    facts = collect_facts(tmp_path_factory.mktemp("empty"), RESULTS, tiny_model, "me/new")
+    return facts | {"saved_model": True}
 
 
 @pytest.fixture
@@ -293,7 +299,7 @@ def test_data_is_escaped_wherever_it_is_shown(value, shown, facts):
     facts["results"]["dataset"]["name"] = value
     facts["labels"] = [value, "b", "c"]
     text = card.render_card(facts)
-    assert f"top-1 accuracy** on {shown} (48 images, test split)" in text
+    assert f"top-1 accuracy** on {shown} (24 of 48 images, test split, 95% interval 36–64%)" in text
     body = front_matter.split_card(text)[1]
     assert "<script>" not in body and "\x1b" not in text
     assert card.update_card(text, facts) == text  # no marker was forged
@@ -315,13 +321,13 @@ def test_top_5_is_stated_where_it_says_something(classes, there, tmp_path):
     kinds = [m["type"] for m in metadata(new)["model-index"][0]["results"][0]["metrics"]]
     assert kinds == ["accuracy", *["top_5_accuracy"] * there, "loss"]
     assert ("Top-5 accuracy 75.00%" in new) == there
-    assert "on fruits (48 images, test split)" in new and "ross-entropy 1.250" in new
+    assert "on fruits (24 of 48 images, test split," in new and "ross-entropy 1.250" in new
 
 
 def test_the_training_is_told_with_every_setting(training_facts):
     old = card.render_card(training_facts({k: v for k, v in TRAINING.items() if k != "recipe"}))
     assert "| 1 | 1 | 1 | seed 7 | 4 s | a laptop | 2026-01-31 |" in old  # of an older train.py
-    assert "Initial weights: `me/base`." in old and "shipped weights" not in old
+    assert "Initial weights: `runs/base`." in old and "shipped weights" not in old
     new = card.render_card(training_facts({**TRAINING, "wall_time_s": 5400, "backend": "jax 1"}))
     for words in ("1 h 30 min", "a laptop, jax 1", "CutMix on 50%", "batch 64", "peak learning rate 0.005, 2 warm-up epochs",
                   "weight decay 0.1", "label smoothing 0.05", "float32; seed 7",
@@ -351,6 +357,100 @@ def test_the_training_is_told_with_every_setting(training_facts):
         ):
             with pytest.raises(UserError, match="eval_results.json"):
                 card.render_card(training_facts({**TRAINING, key: damaged}))
+
+
+FIRST = {**TRAINING, "command": "python train.py --epochs 3", "init_from": None, "epochs": 3, "seed": 8}
+TUNED = {**TRAINING, "command": "python train.py --data 'my shapes' --init-from .", "init_from": ".", "parent_run": FIRST}
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A copy of a published model, which FIRST trained, as the folder of the code."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "README.md").write_text('```python\nload_model("hf://me/base")\n```\n')
+    (folder / "eval_results.json").write_text(json.dumps({"training": FIRST}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("last", "base", "own"),
+    [
+        ({}, "me/base", 1),
+        ({"init_from": "you/other", "parent_run": None}, "you/other", 1),
+        ({"init_from": "you/other"}, "me/base", 1),  # the copy tells whose weights they are
+        ({"init_from": "runs/first", "parent_run": {**FIRST, "seed": 9}}, None, 2),
+        ({"init_from": "runs/tuned", "parent_run": TUNED}, "me/base", 2),
+        ({"init_from": None, "parent_run": None}, None, 1),
+    ],
+)
+def test_the_base_model_is_found_by_name_or_by_its_training(last, base, own, published):
+    runs = training_runs({**TUNED, **last})
+    found, kept = split_lineage(runs, "me/new", published)
+    assert (found, len(kept)) == (base, own) and kept == runs[-own:]
+    assert base != "me/base" or split_lineage(runs, "me/base", published) == (None, runs)  # it is not its own base
+
+
+def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(training_facts, published, monkeypatch):
+    monkeypatch.setattr(card_facts, "split_lineage", lambda runs, repo_id: split_lineage(runs, repo_id, published))
+    facts = training_facts(TUNED)
+    text = card.render_card(facts)
+    assert metadata(text)["base_model"] == "me/base" and facts["epochs"] == 1
+    assert "Fine-tuned from [me/base](https://huggingface.co/me/base).\n<!-- /summary -->" in text
+    assert "python train.py --data 'my shapes' --init-from me/base\n" in text and "Initial weights: `me/base`." in text
+    assert "--epochs 3\n" not in text and "seed 8" not in text and "`.`" not in text and "me/base\n```\n" in text
+    kept = card.update_card("---\nbase_model: [you/x, me/base]  # two\n---\n", facts)
+    assert "base_model: [you/x, me/base]  # two\n" in kept
+    old = "---\nbase_model: you/x\n---\n"
+    assert metadata(card.update_card(old, facts))["base_model"] == "me/base"
+    assert "base_model" not in metadata(card.update_card(old, training_facts(FIRST)))  # trained from scratch
+    assert "Initial weights: those of another model." in card.render_card(training_facts({**TUNED, "parent_run": None}))
+
+
+def test_nobody_licenses_a_model_of_a_persons_data(facts):
+    text = card.render_card(facts)
+    assert "license" not in metadata(text) and text.startswith("---\n# license: ") and "The code is Apache-2.0" in text
+    assert "license: mit\n" in card.update_card("---\nlicense: mit\n---\n", facts)
+    assert card.update_card(text, facts) == text
+    assert metadata(card.render_card({**facts, "cifar100": True}))["license"] == "apache-2.0"
+
+
+def test_accuracy_on_few_images_has_its_interval(tiny_model, tmp_path):
+    results = {**RESULTS, "accuracy": 1.0, "num_images": 8}
+    results["dataset"] = {**RESULTS["dataset"], "split": "hold-out", "name": "shots (held out)", "note": "held out"}
+    text = card.render_card(collect_facts(tmp_path, results, tiny_model, "me/new", "Fruits | 2026"))
+    assert r"accuracy** on Fruits \| 2026 (8 of 8 held-out images, 95% interval 68–100%): 3 classes" in text
+    assert "| hold-out, 8 images | **100.00%**, 95% interval 68–100% |" in text and "shots" not in text
+    assert metadata(text)["model-index"][0]["results"][0]["dataset"]["name"] == "Fruits | 2026 (held out)"
+    assert results["dataset"]["name"] == "shots (held out)"
+    many = card.render_card(collect_facts(tmp_path, {**results, "num_images": 1000}, tiny_model, "me/new"))
+    assert "(1,000 held-out images): 3" in many and "interval" not in many
+
+
+def test_a_card_without_the_saved_model_says_so(facts):
+    (with_it, old), text = (
+        (card.render_card(facts), card.render_card(facts)),
+        card.render_card({**facts, "saved_model": False}),
+    )
+    assert card.OLD_CLIENT in with_it and "There is no SavedModel" not in with_it and "tf-keras" in metadata(old)["tags"]
+    assert card.OLD_CLIENT not in text and "There is no SavedModel here" in text and "tf-keras" not in metadata(text)["tags"]
+    facts["saved_model"] = False
+    new = card.update_card(old, facts)
+    assert "There is no SavedModel here" in new and "tf-keras" not in metadata(new)["tags"]
+    assert "needs the SavedModel that is left out" in card.card_warnings(new, facts)[0]
+    assert card.card_warnings(text, facts) == []
+
+
+def test_the_report_of_a_run_takes_the_place_of_the_evaluation(tiny_model, tmp_path):
+    y = np.array([0] * 6 + [1] * 2)
+    found = describe_predictions(np.eye(3)[[0, 0, 0, 0, 0, 1, 1, 1]] * 0.7 + 0.1, y, ("red", "green", "blue"))
+    report = {"checksum": model_checksum(tiny_model), **found}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))["evaluation"]
+    assert "| Easiest classes | green 100% of 2, red 83% of 6 |" in text and "red / green (1 of 8)" in text
+    assert "accuracy 87.5%, 95% interval 53–98%, expected" in text and "uperclass" not in text
+    (tmp_path / "report.json").write_text(json.dumps({**report, "checksum": "00000000"}))
+    assert card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))["evaluation"] == ""
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5"])
@@ -386,8 +486,6 @@ EXPORTS["rows"] = [dict(cold_start_s=None, one_image_ms=1.5, same_answers=0.8, t
     ],
 )  # fmt: skip
 def test_measurements_are_read_by_key_and_only_of_these_weights(name, found, shown, tiny_model, tmp_path):
-    from eanet.saving import model_checksum
-
     path = tmp_path / "benchmarks" / f"{name}.json"
     path.parent.mkdir()
     (tmp_path / "onnx").mkdir()

@@ -9,11 +9,15 @@ import yaml
 from conftest import ROOT, run_main, write_official
 from hub_server import LFS_NAMES, File, card_errors, front_matter
 from hub_session import REPO, card_on, change_accuracy, commit_by_hand, error_line
+from training_runs import quick_runs
 
 import train
+from eanet.cli import duration
+from eanet.evaluation import interval_text
 from eanet.export import OnnxModel
-from eanet.hub.card import REGION
+from eanet.hub.card import REGION, escape
 from eanet.predict import classify
+from eanet.run_dir import training_runs
 from eanet.saving import ONNX_FILE, checksum_matches
 from modeling_eanet import CIFAR100_LABELS, from_pretrained_keras
 
@@ -109,7 +113,9 @@ def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, 
 
     # figures
     figures = {name for name in after if name.startswith("figures/") and name.endswith(".png")}
-    assert figures == {"figures/mine.png", "figures/scaling.png"}  # another architecture, and no figure of these weights
+    ours = {f"figures/{name}.png" for name in ("calibration", "confusion", "curves")}
+    assert figures == {"figures/mine.png", "figures/scaling.png", *ours}  # another architecture
+    assert all(after[name].content == (cifar_run / name).read_bytes() != before[name].content for name in ours)
     assert set(re.findall(r"figures/\w+\.png", card)) <= figures
     assert after["figures/mine.png"] == before["figures/mine.png"]
 
@@ -146,7 +152,7 @@ def test_a_card_of_the_earlier_layout_is_brought_up_to_date(full_hub, session, c
     assert session.push(cifar_run).code == 0
     card = card_on(full_hub)
     assert not OLD_NUMBERS.search(card) and "thumbnail" not in front_matter(card)
-    assert not re.search(r"figures/(slots|curves)\.png", card) and "figures/scaling.png" in card
+    assert "figures/slots.png" not in card and card.count("figures/curves.png") == 1 and "figures/scaling.png" in card
     assert card.count("Measured in [benchmarks/README.md](benchmarks/README.md).") == 4
     assert "CIFAR-100 carries no explicit licence." in card
     assert all(f"Words on {name}." in card for name in REGIONS.split())
@@ -177,6 +183,42 @@ sys.exit(eanet.cli.run(push_to_hub.main, sys.argv[1:]))
     assert done.code == 0 and "onnx/model.onnx is left out: onnx is not installed" in done.err
     assert ONNX_FILE not in full_hub.repos[REPO].head().files
     assert "<!-- exports -->\n<!-- /exports -->" in card_on(full_hub)
+
+
+def test_a_fine_tuned_model_says_nothing_of_its_base_but_its_name(session, hub, tmp_path):
+    """Fine-tuned on other classes from the weights of this repository, without TensorFlow's SavedModel."""
+    data, run = write_official(tmp_path / "fruits", train=64, test=24, labels=("tomato", "lime", "plum")), tmp_path / "run"
+    options = ["--epochs", 1, "--batch-size", 64, "--freeze", "backbone", "--init-from", ROOT, "--output", run]
+    with quick_runs():
+        assert run_main(train, "--data", data, *options) == 0
+    assert "or push with --no-saved-model" in error_line(session.push(run), 2)
+    done = session.push(run, "--no-saved-model", "--dataset-name", "Market fruits")
+    assert done.code == 0, done.err
+    files, card, base = hub.repos[REPO].head().files, card_on(hub), "keras-io/Image-Classification-using-EANet"
+    assert not re.search("cifar", card, re.IGNORECASE) and not OLD_NUMBERS.search(card) and card_errors(card) == []
+    head = front_matter(card)
+    assert head["base_model"] == base and not {"datasets", "license", "widget", "thumbnail"} & set(head)
+    assert f"Fine-tuned from [{base}](https://huggingface.co/{base})." in card and f" --init-from {base}" in card
+    for run_of_base in training_runs(json.loads((ROOT / "eval_results.json").read_text())["training"]):
+        assert run_of_base["command"] not in card and duration(run_of_base["wall_time_s"]) not in card
+        assert f"| {run_of_base['epochs']} |" not in card
+    labels = {label for label in CIFAR100_LABELS if re.search(rf"\b{label}\b", card)}
+    assert labels <= {"train"} and "`tomato`, `lime`, `plum`" in card
+    results = json.loads(files["eval_results.json"].content)
+    right = round(24 * results["accuracy"])
+    assert f"on Market fruits ({right} of 24 images, test split{interval_text(results['accuracy'], 24)}): 3" in card
+    assert "There is no SavedModel here" in card and not {"saved_model.pb", "keras_metadata.pb"} & set(files)
+
+    record = json.loads(files["figures/figures.json"].content)
+    assert record["checksum"] == results["model"]["checksum"] == json.loads(files["report.json"].content)["checksum"]
+    assert set(record["figures"]) == {f"{n}.png" for n in ("architecture", "calibration", "confusion", "curves")}
+    for name, entry in record["figures"].items():
+        assert card.count(f'<img src="figures/{name}"') == 1 and f"*{escape(entry['caption'])}*" in card
+    for name in ("calibration", "confusion", "curves"):
+        assert files[f"figures/{name}.png"].content == (run / "figures" / f"{name}.png").read_bytes()
+    assert "| Hardest classes |" in card and "Superclass" not in card
+    assert "mistakes" not in json.loads(files["report.json"].content)
+    assert b"mistakes" not in files["report.md"].content
 
 
 # What a person wrote --------------------------------------------------------------------------------------------------
@@ -221,7 +263,7 @@ def test_a_card_without_our_markers_keeps_its_text_and_gets_the_results(session,
 def test_a_model_of_own_data_claims_no_cifar(session, run, hub):
     assert session.push(run).code == 0
     card = card_on(hub)
-    assert "top-1 accuracy** on colours (48 images, test split): 3 classes" in card
+    assert "top-1 accuracy** on colours (48 of 48 images, test split, 95% interval 93–100%): 3 classes" in card
     body = REGION.sub("", card.split("---\n", 2)[2])
     assert "cifar" not in body.lower() and "datasets" not in front_matter(card)
     assert "`red`, `green`, `blue`" in card and "3 classes" in card
@@ -271,7 +313,7 @@ def test_the_front_matter_is_what_the_hub_expects(session, run, hub):
         data, results = front_matter(card), json.loads((folder / "eval_results.json").read_text())
         assert card_errors(card) == []
         assert data["library_name"] == "keras" and data["pipeline_tag"] == "image-classification"
-        assert data["license"] == "apache-2.0" and "arxiv.org/abs/2105.02358" in card
+        assert data.get("license") == ("apache-2.0" if folder == ROOT else None) and "arxiv.org/abs/2105.02358" in card
         assert {"tf-keras", "keras", "tensorflow", "image-classification"} <= set(data["tags"])
         (entry,) = data["model-index"]
         values = {m["type"]: m["value"] for m in entry["results"][0]["metrics"]}

@@ -17,7 +17,7 @@ from hub_session import REPO, SECRET, error_line
 import modeling_eanet
 from eanet.cli import UserError
 from eanet.export import export_onnx
-from eanet.hub import staging, upload
+from eanet.hub import provenance, staging, upload
 from eanet.hub.card_facts import collect_facts
 from eanet.saving import save_pretrained_keras
 
@@ -88,7 +88,7 @@ def damaged_history(run):
 
 
 def damaged_figures(run):
-    (run / "figures").mkdir()
+    (run / "figures").mkdir(exist_ok=True)
     (run / "figures" / "figures.json").write_text("[]")
 
 
@@ -131,7 +131,7 @@ def token_in_card(run):
     [
         (shutil.rmtree, ["no such folder"]),
         (remove_artefacts, ["holds no model", "train.py"]),
-        (remove_saved_model, ["saved_model.pb is missing", "--export"]),
+        (remove_saved_model, ["saved_model.pb is missing", "--export", "--no-saved-model"]),
         (break_results, ["eval_results.json: damaged"]),
         (results_of_another_run, ["different runs", "eval_results.json"]),
         (history_of_another_run, ["different runs", "history.json"]),
@@ -253,7 +253,7 @@ def test_the_message_about_a_token_names_the_file_itself(run, snapshot, tmp_path
 def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, tmp_path, capsys):
     shutil.copy(run / "onnx" / "model.onnx", run / "onnx" / "model_int8.onnx")
     shutil.copy(ROOT / "onnx" / "model.onnx", run / "onnx" / "model_other.onnx")
-    (run / "figures").mkdir()
+    (run / "figures").mkdir(exist_ok=True)
     shutil.copy(ROOT / "figures" / "architecture.png", run / "figures")  # of another architecture
     shutil.copy(ROOT / "figures" / "slots.png", run / "figures" / "slots.svg")
     staged = staging.stage_run(run, tmp_path / "staged")
@@ -264,6 +264,31 @@ def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, 
     model = modeling_eanet.build_eanet(modeling_eanet.EANetConfig.preset("small", id2label=["a", "b"]))
     save_pretrained_keras(model, tmp_path / "same", saved_model=False)
     assert staging.same_architecture(tmp_path / "same", ROOT) and not staging.same_architecture(run, ROOT)
+
+
+def test_a_report_goes_up_without_the_names_of_images_and_with_its_own_weights(run, tmp_path, capsys):
+    found = json.loads((run / "report.json").read_text())
+    mistake = {"image": "private/anna.png", "label": "red", "predicted": "blue", "probability": 0.9}
+    (run / "report.json").write_text(json.dumps({**found, "mistakes": [mistake]}))
+    table = "## Most confident mistakes\n\n| Image |\n| --- |\n| private/anna.png |\n"
+    (run / "report.md").write_text(f"# Results\n\nMy words.\n\n{table}")
+    staged = staging.stage_run(run, tmp_path / "staged").folder
+    assert json.loads((staged / "report.json").read_text()) == {k: v for k, v in found.items() if k != "mistakes"}
+    assert (staged / "report.md").read_text() == "# Results\n\nMy words.\n"
+    (run / "report.json").write_text(json.dumps({**found, "checksum": "00000000"}))
+    staged = staging.stage_run(run, tmp_path / "again").folder
+    assert not list(staged.glob("report.*")) and "report.md is left out: report.json" in capsys.readouterr().err
+
+
+def test_the_architecture_keeps_its_caption_next_to_the_run_figures(run, tmp_path):
+    record = ROOT / provenance.FIGURES_RECORD
+    before = provenance.figures_record(run / provenance.FIGURES_RECORD)
+    provenance.add_to_record(run, "architecture.png", record)
+    after = provenance.figures_record(run / provenance.FIGURES_RECORD)
+    assert before and after == before | {"architecture.png": provenance.figures_record(record)["architecture.png"]}
+    (tmp_path / "figures").mkdir()
+    provenance.add_to_record(tmp_path, "architecture.png", record)
+    assert list(provenance.figures_record(tmp_path / provenance.FIGURES_RECORD)) == ["architecture.png"]
 
 
 def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):
@@ -281,7 +306,7 @@ def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):
 def test_a_run_takes_the_programs_along_and_a_copy_of_the_repository_the_rest_too(run, tmp_path):
     top = """train.py inference.py push_to_hub.py handler.py export.py modeling_eanet.py requirements.txt pyproject.toml
         LICENSE config.json metadata.json model.weights.h5 saved_model.pb keras_metadata.pb fingerprint.pb eval_results.json
-        history.json"""
+        history.json report.json report.md"""
     extra = {"tests/test_cli.py", "tests/hub_server/hub.py", "CONTRIBUTING.md", "examples/eanet_cifar100.ipynb"}
 
     def staged_names(name):
@@ -290,7 +315,7 @@ def test_a_run_takes_the_programs_along_and_a_copy_of_the_repository_the_rest_to
 
     names = staged_names("plain")
     assert {name for name in names if "/" not in name} == set(top.split())
-    assert {name.split("/")[0] for name in names if "/" in name} == {"eanet", "variables", "logs", "onnx"}
+    assert {name.split("/")[0] for name in names if "/" in name} == {"eanet", "variables", "logs", "onnx", "figures"}
     for name in extra:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, run / name)

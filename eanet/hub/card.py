@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 
 from eanet.cli import UserError, duration, printable
-from eanet.hub.front_matter import split_card, update_front_matter
+from eanet.evaluation import interval_text
+from eanet.hub.front_matter import LICENSE_HINT, split_card, update_front_matter
 
 TEMPLATES = Path(__file__).absolute().parent / "templates"
 REGION = re.compile(r"^<!-- (?P<name>[\w-]+) -->[ \t]*\n(?P<text>.*?)^<!-- /(?P=name) -->[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -25,6 +26,7 @@ LOADERS = "load_model|from_pretrained_keras|hf_hub_download|snapshot_download"
 CALL = re.compile(
     rf"""((?:(?:{LOADERS})\(\s*|\brepo(?:_id)?\s*=\s*)["'](?:hf://)?|hf download )([\w.-]+/[\w.-]+)(?=["'\s])"""
 )
+OLD_CLIENT = "from huggingface_hub import from_pretrained_keras"
 CLAIM = re.compile(r"CIFAR[-_ ]?(?P<classes>\d*)(?=(?P<rest>.*))", re.IGNORECASE)
 
 
@@ -35,7 +37,8 @@ def render_card(facts: dict) -> str:
         facts: from `card_facts.collect_facts`.
     """
     body = _render("card.md", facts)
-    head = update_front_matter("", facts, "new card", widget=bool(facts["samples"]))
+    start = "" if facts["cifar100"] else LICENSE_HINT
+    head = update_front_matter(start, facts, "new card", widget=bool(facts["samples"]))
     return f"---\n{head}---\n{body}"
 
 
@@ -75,19 +78,25 @@ def card_regions(facts: dict) -> dict[str, str]:
 
 
 def card_warnings(text: str, facts: dict, where: str = "README.md") -> list[str]:
-    """Return one line for what a person should check in a card: words about CIFAR-100 where the data is another."""
+    """Return one line for each thing a person should check in a card.
+
+    These are words about CIFAR-100 where the data is another, and code for a SavedModel that is not there.
+    """
     head, body = split_card(text, where)
     tags = " ".join(map(str, (yaml.safe_load(head) or {}).get("tags") or []))
     data = facts["results"]["dataset"]["name"]
     known = {match["classes"] for match in CLAIM.finditer(data)}
     claims = [match for match in CLAIM.finditer(f"{REGION.sub('', body)}\n{tags}") if match["classes"] not in known]
-    if not claims or facts["cifar100"]:
-        return []
-    words = claims[0][0] + claims[0]["rest"]
-    return [
-        f'{where} says "{printable(words[:40])}", and this model was trained on {printable(data)}; check that it is '
-        "right (--new-card starts a new card)"
-    ]
+    found = []
+    if claims and not facts["cifar100"]:
+        words = claims[0][0] + claims[0]["rest"]
+        found.append(
+            f'{where} says "{printable(words[:40])}", and this model was trained on {printable(data)}; check that it is '
+            "right (--new-card starts a new card)"
+        )
+    if OLD_CLIENT in body and not facts["saved_model"]:
+        found.append(f'{where} has "{OLD_CLIENT}", which needs the SavedModel that is left out; remove it there')
+    return found
 
 
 def set_region(body: str, name: str, text: str) -> str:
@@ -158,6 +167,7 @@ def _templates():
         "duration": duration,
         "fence": fence,
         "figure": figure,
+        "interval": interval_text,
         "millions": lambda number: f"{number / 1e6:.{1 if number >= 1e7 else 2}f}M",
         "percent": lambda fraction, digits=2: f"{100 * fraction:.{digits}f}%",
         "stem": lambda name: Path(name).stem.replace("_", " "),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from pathlib import Path
 
 from eanet.cli import UserError
-from eanet.evaluation import count_macs
+from eanet.evaluation import count_macs, interval_text
 from eanet.hub.front_matter import CIFAR100
-from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, figures_record
+from eanet.hub.lineage import name_base, split_lineage
+from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, REPORT, figures_record
 from eanet.hub.records import read_record
 from eanet.run_dir import RESULTS_FILE, training_runs
-from eanet.saving import ONNX_FILE, checksum_matches
+from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
 
 
-def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
+def collect_facts(folder, results: dict, model, repo_id: str, dataset_name: str | None = None) -> dict:
     """Collect the facts of a card.
 
     Args:
@@ -23,6 +25,7 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
         results: content of its `eval_results.json`.
         model: Keras model of the folder, with its `config`.
         repo_id: "user/name".
+        dataset_name: name of the data; None for the recorded one.
 
     Returns:
         A dict of JSON values for `card.render_card` and `card.update_card`.
@@ -31,20 +34,26 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
         UserError: a result is not a finite number, or a file is damaged. A key that only the card's text needs may be
             found missing when the card is rendered.
     """
-    folder, config = Path(folder), model.config
+    folder, config, results = Path(folder), model.config, copy.deepcopy(results)
     for key in ("accuracy", "top5_accuracy", "loss"):
         if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
             raise UserError(f"{RESULTS_FILE}: {key} is {results[key]!r}, not a finite number; measure the model again")
     try:
-        runs = training_runs(results["training"])
+        base, runs = split_lineage(training_runs(results["training"]), repo_id)
         epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
+        if base:
+            name_base(runs[0], base)
     except (TypeError, AttributeError):
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
+    if dataset_name:
+        note = results["dataset"]["note"]
+        results["dataset"]["name"] = f"{dataset_name} ({note})" if note else dataset_name
     figures = _figures(folder)
     onnx = folder / ONNX_FILE
     return {
         "repo_id": repo_id,
         "results": results,
+        "interval": interval_text(results["accuracy"], results["num_images"]),
         "cifar100": results["dataset"]["id"] == CIFAR100,
         "cifar100_parent": any(map(_on_cifar100, parents)),
         "labels": list(config.id2label.values()),
@@ -55,11 +64,14 @@ def collect_facts(folder, results: dict, model, repo_id: str) -> dict:
         "architecture": _architecture(config),
         "epochs": epochs,
         "runs": runs,
+        "base_model": base,
+        "from_scratch": bool(runs) and not runs[0].get("init_from"),
         "samples": sample_answers(folder, model),
         "figures": figures,
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
         "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
-        "evaluation": _measured(folder, "evaluation", model),
+        "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
+        "evaluation": _measured(folder, "evaluation", model) or _report(folder, model),
         "exports": _measured(folder, "exports", model),
         "benchmarks_readme": (folder / "benchmarks" / "README.md").is_file(),
     }
@@ -121,3 +133,16 @@ def _measured(folder: Path, name: str, model) -> dict | None:
         return None
     found = read_record(path, f"benchmarks/{name}.json", f"`python benchmarks/{name}.py` rewrites it")
     return found if checksum_matches(model, found["checksum"]) else None
+
+
+def _report(folder: Path, model) -> dict | None:
+    """Return the content of a run's report.json with the number of images of each class, or None as in `_measured`."""
+    if not (folder / REPORT[0]).is_file():
+        return None
+    found = read_record(folder / REPORT[0], REPORT[0], "the run's own train.py command rewrites it")
+    if not checksum_matches(model, found["checksum"]):
+        return None
+    images = {row["class"]: row["images"] for row in found["classes"]}
+    for row in (*found["easiest"], *found["hardest"]):
+        row["images"] = images.get(row["class"])
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eanet.cli import UserError, first_line
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
-from eanet.saving import ONNX_FILE, checksum_matches
+from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
 
 
 def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
@@ -31,7 +31,9 @@ def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
     size = model.config.image_size
     images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
     expected = np.asarray(model(images))
-    formats = {"the Keras model of config.json": _predict_keras, "the SavedModel": _predict_saved_model}
+    formats = {"the Keras model of config.json": _predict_keras}
+    if (folder / SAVED_MODEL_FILES[0]).exists():
+        formats["the SavedModel"] = _predict_saved_model
     if (folder / ONNX_FILE).exists():
         formats[ONNX_FILE] = functools.partial(_predict_onnx, model)
     for name, predict in formats.items():

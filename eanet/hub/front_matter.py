@@ -19,6 +19,8 @@ METRICS = (
 )
 WIDGET_SAMPLES, WIDGET_LABELS = 6, 3
 THUMBNAIL = re.compile(r"(https://[^/]+/)[^/]+/[^/]+(/resolve/[^/]+/figures/([^/?#]+))")
+SAVED_MODEL_TAG = "tf-keras"  # the Hub shows code that loads the SavedModel
+LICENSE_HINT = "# license: the licence of your model, which depends on your data; for example cc-by-4.0\n"
 DEFAULTS = {"language": "en", "license": "apache-2.0", "library_name": "keras", "pipeline_tag": "image-classification"}
 
 
@@ -73,12 +75,17 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
     """
     data = yaml.safe_load(head) or {}
     entries: dict = {key: value for key, value in {**DEFAULTS, "metrics": ["accuracy"]}.items() if key not in data}
+    if not facts["cifar100"]:  # nobody but its owner can license a model of other data
+        entries.pop("license", None)
     tags, datasets = data.get("tags") or [], data.get("datasets") or []
     for name, value in (("tags", tags), ("datasets", datasets)):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise UserError(f"{where}: {name} must be a list of strings; fix it there")
-    if not set(TAGS) <= set(tags):
-        entries["tags"] = tags + [tag for tag in TAGS if tag not in tags]
+    left_out = () if facts["saved_model"] else (SAVED_MODEL_TAG,)
+    wanted = [tag for tag in (*tags, *(tag for tag in TAGS if tag not in tags)) if tag not in left_out]
+    if wanted != tags:
+        entries["tags"] = wanted
+    entries |= _base_model(data.get("base_model"), facts)
     ours = facts["results"]["dataset"]["id"]
     kept = facts["cifar100"] or facts["cifar100_parent"]
     wanted = [name for name in datasets if kept or name != CIFAR100]
@@ -97,6 +104,14 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
     for key, value in entries.items():
         head = set_key(head, key, value)
     return head
+
+
+def _base_model(named, facts: dict) -> dict:
+    """Return the entry of `base_model` to set, if any: a person's list stays where it has the base model."""
+    base = facts["base_model"]
+    if base and base not in (named if isinstance(named, list) else [named]):
+        return {"base_model": base}
+    return {"base_model": None} if named and facts["from_scratch"] else {}
 
 
 def set_key(head: str, key: str, value) -> str:

@@ -14,6 +14,7 @@ from eanet.hub.records import Record, read_record
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import checksum_matches
 
+REPORT = ("report.json", "report.md")
 FIGURES_RECORD = "figures/figures.json"
 UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
@@ -71,7 +72,8 @@ def other_weights(folder: Path, model) -> list[str]:
     record = figures_record(folder / FIGURES_RECORD)
     shown = {path.name: record[path.name]["checksum"] for path in sorted(folder.glob("figures/*")) if path.name in record}
     other = [name for name, checksum in shown.items() if checksum is not None and not checksum_matches(model, checksum)]
-    return [*(f"figures/{name}" for name in other), *unrecorded_figures(folder), *_other_measurements(folder, model)]
+    figures = [*(f"figures/{name}" for name in other), *unrecorded_figures(folder)]
+    return [*figures, *_other_measurements(folder, model), *other_report(folder, model)]
 
 
 def unrecorded_figures(folder: Path) -> list[str]:
@@ -79,6 +81,14 @@ def unrecorded_figures(folder: Path) -> list[str]:
     record = figures_record(folder / FIGURES_RECORD)
     drawn = [path for path in sorted(folder.glob("figures/*")) if path.suffix in (".png", ".svg")]
     return [f"figures/{path.name}" for path in drawn if OUR_FIGURES.get(path.stem) and path.name not in record]
+
+
+def other_report(folder: Path, model) -> list[str]:
+    """Return the names of the report's files in `folder` if report.json is missing, damaged or of other weights."""
+    with contextlib.suppress(UserError):
+        if checksum_matches(model, read_record(folder / REPORT[0], REPORT[0], "")["checksum"]):
+            return []
+    return [name for name in REPORT if (folder / name).is_file()]
 
 
 def drop_other_weights(folder: Path, model) -> None:
@@ -99,6 +109,15 @@ def drop_other_weights(folder: Path, model) -> None:
         kept = WEIGHTS_SECTION.sub(lambda m: m[0] if checksum_matches(model, m[1]) else "", text)
         if kept != text:
             write_text(path, kept.rstrip() + "\n")
+
+
+def add_to_record(folder: Path, name: str, source: Path) -> None:
+    """Copy what `source` says of the figure `name` into the figures.json of `folder`, which may not be there yet."""
+    path = folder / FIGURES_RECORD
+    entries = _figures_json(source)["figures"]
+    if name in entries:
+        record = _figures_json(path) if path.is_file() else {"checksum": None, "figures": {}}
+        write_json(path, {**record, "figures": {**record["figures"], name: entries[name]}})
 
 
 def _filter_record(folder: Path) -> None:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
 
-import eanet
-from eanet.cli import UserError, read_json, write_json
+from eanet.cli import UserError, read_json, write_json, write_text
 from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
 from eanet.hub.errors import TOKEN
-from eanet.hub.provenance import FIGURES_RECORD, UNRECORDED, drop_other_weights, onnx_matches, unrecorded_figures
+from eanet.hub.lineage import TREE
+from eanet.hub.provenance import (
+    FIGURES_RECORD,
+    REPORT,
+    UNRECORDED,
+    add_to_record,
+    drop_other_weights,
+    onnx_matches,
+    other_report,
+    unrecorded_figures,
+)
 from eanet.hub.records import read_record
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
-# The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
-TREE = Path(eanet.__file__).absolute().parent.parent
 CARD = "README.md"
 # Everything that ever goes up, as patterns of paths. From the run's folder:
-ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb",
-             "variables/variables.index", "variables/variables.data-?????-of-?????")  # fmt: skip
+SAVED_MODEL = ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables/variables.index",
+               "variables/variables.data-?????-of-?????")  # fmt: skip
+ARTEFACTS = ("config.json", "metadata.json", "model.weights.h5", *SAVED_MODEL)
 MEASURED = (RESULTS_FILE, HISTORY_FILE)
+MISTAKES = re.compile(r"^## Most confident mistakes\n.*", re.DOTALL | re.MULTILINE)  # of report.md
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
 FIGURES = ("figures/*.png", "figures/*.svg", FIGURES_RECORD)
 ONNX = "onnx/*.onnx"
@@ -58,13 +68,14 @@ class Staged:
     cached: bool
 
 
-def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
+def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True) -> Staged:
     """Copy what goes up, except for the card, into the empty `folder` and check that it belongs together.
 
     Args:
         run: folder of a finished run, or the repository itself.
         folder: the staging folder.
         tree: folder of the code.
+        saved_model: stage the SavedModel, which must be there; otherwise leave it out.
 
     Returns:
         The `Staged` run. Figures, exports and measurements of other weights are not in it; standard error names those whose
@@ -77,11 +88,13 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
 
     check_run(run)
     is_tree = run.resolve() == tree.resolve()
-    _copy(run, folder, (*ARTEFACTS, *MEASURED, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS, *DEVELOPMENT), cached=is_tree)
+    artefacts = [name for name in ARTEFACTS if saved_model or name not in SAVED_MODEL]
+    others = (*MEASURED, *REPORT, *LOGS, *FIGURES, *SAMPLES, *BENCHMARKS, *DEVELOPMENT)
+    _copy(run, folder, (*artefacts, *others), cached=is_tree)
     _copy_onnx(run, folder, cached=is_tree)
     with_programs = (tree / "pyproject.toml").is_file()
     _copy(tree, folder, (*LIBRARY, *PROGRAMS) if with_programs else LIBRARY, cached=True)
-    _check_complete(run, folder)
+    _check_complete(run, folder, saved_model)
     if with_programs and not is_tree:
         _copy_shared(tree, folder)
     results = read_record(folder / RESULTS_FILE, f"{run / RESULTS_FILE}", "the run's own train.py command rewrites it")
@@ -90,7 +103,10 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE) -> Staged:
     _copy_exports(run, folder, model, cached=is_tree)
     for name in unrecorded_figures(folder):
         print(f"{name} is left out: {UNRECORDED}", file=sys.stderr)
+    for name in other_report(folder, model):
+        print(f"{name} is left out: {REPORT[0]} does not have the checksum of these weights", file=sys.stderr)
     drop_other_weights(folder, model)
+    _remove_mistakes(folder)
     return Staged(folder, model, results, with_programs, is_tree)
 
 
@@ -172,8 +188,9 @@ def _copy_shared(tree: Path, folder: Path) -> None:
             path.unlink()
     if same and not any(folder.glob("figures/architecture.*")):
         _copy(tree, folder, ["figures/architecture.*"], cached=True)
-        if not (folder / FIGURES_RECORD).exists():
-            _copy(tree, folder, [FIGURES_RECORD], cached=True)
+        if (tree / FIGURES_RECORD).is_file():
+            check_no_link(tree, FIGURES_RECORD, cached=True)
+            add_to_record(folder, "architecture.png", tree / FIGURES_RECORD)
 
 
 def same_architecture(folder: Path, other: Path) -> bool:
@@ -195,10 +212,20 @@ def clear_outputs(path: Path) -> None:
     write_json(path, notebook)
 
 
-def _check_complete(run: Path, folder: Path) -> None:
+def _remove_mistakes(folder: Path) -> None:
+    """Remove the list of wrongly classified images from the report: their file names may be private."""
+    report, text = (folder / name for name in REPORT)
+    if report.is_file():
+        write_json(report, {key: value for key, value in read_json(report).items() if key != "mistakes"})
+    if text.is_file():
+        write_text(text, MISTAKES.sub("", text.read_text(encoding="utf-8", errors="replace")).rstrip() + "\n")
+
+
+def _check_complete(run: Path, folder: Path, saved_model: bool) -> None:
     if not any((folder / name).exists() for name in KERAS_FILES):
         raise UserError(f"{run}: holds no model; `python train.py --output {run}` trains one")
-    for name in (*KERAS_FILES, *SAVED_MODEL_FILES, RESULTS_FILE):
+    adds = f"`python train.py --export {run}` adds it where TensorFlow is installed, or push with --no-saved-model"
+    for name in (*KERAS_FILES, *(SAVED_MODEL_FILES if saved_model else ()), RESULTS_FILE):
         if not (folder / name).exists():
-            hint = f"`python train.py --export {run}` adds it" if name in SAVED_MODEL_FILES else "train it to its end"
+            hint = adds if name in SAVED_MODEL_FILES else "train it to its end"
             raise UserError(f"{run}: {name} is missing; {hint}")

@@ -24,9 +24,9 @@ from eanet.run_dir import RESULTS_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
-STALE = (*staging.ARTEFACTS, *staging.MEASURED, provenance.FIGURES_RECORD, LEGACY_ONNX_FILE, "variables/*",
-         "logs/*tfevents*", "benchmarks/evaluation.json", "benchmarks/evaluation.md", "benchmarks/exports.json",
-         "benchmarks/exports.md")  # fmt: skip
+STALE = (*staging.ARTEFACTS, *staging.MEASURED, *provenance.REPORT, provenance.FIGURES_RECORD, LEGACY_ONNX_FILE,
+         "variables/*", "logs/*tfevents*", "benchmarks/evaluation.json", "benchmarks/evaluation.md",
+         "benchmarks/exports.json", "benchmarks/exports.md")  # fmt: skip
 # Files on the Hub with parts about weights; a push keeps them without those parts.
 NOTEBOOK = "examples/eanet_cifar100.ipynb"
 CLEANED = ("benchmarks/*.json", "benchmarks/README.md", NOTEBOOK)
@@ -47,6 +47,8 @@ def push(
     private: bool = False,
     message: str | None = None,
     new_card: bool = False,
+    dataset_name: str | None = None,
+    saved_model: bool = True,
     dry_run: bool = False,
 ) -> str:
     """Push a run to the Hub in one commit.
@@ -58,6 +60,8 @@ def push(
         private: make a new repository private.
         message: of the commit.
         new_card: push the run's own card, or a new one, instead of updating the card on the Hub.
+        dataset_name: name of the data on the card; None for the recorded one, that of its folder.
+        saved_model: push the SavedModel, which the run must have; otherwise leave it out.
         dry_run: change nothing and return what would be done.
 
     Returns:
@@ -81,23 +85,27 @@ def push(
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
         print(f"checking {run} …", file=sys.stderr)
-        staged = staging.stage_run(run, folder)
+        staged = staging.stage_run(run, folder, saved_model=saved_model)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
         api = HfApi(library_name="eanet")
         alone = dry_run and (HF_HUB_OFFLINE or token is None and not _is_public(api, repo_id))
         if alone:
             print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {repo_id} were new", file=sys.stderr)
-        job = _Push(None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run)
+        job = _Push(
+            None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run, dataset_name
+        )
         return with_retries(job.attempt, repo_id)
 
 
-def write_card(run: Path, repo_id: str) -> str:
+def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, saved_model: bool = True) -> str:
     """Bring the card in a run's folder up to date, or write a new one, without contacting the Hub.
 
     Args:
         run: folder of a finished run, or the repository itself.
         repo_id: "user/name" that the card names.
+        dataset_name: as for `push`, as is the next.
+        saved_model: whether the card is one of a repository with the SavedModel.
 
     Returns:
         What was done, in one line.
@@ -106,7 +114,8 @@ def write_card(run: Path, repo_id: str) -> str:
         UserError: the run does not belong together, or its card is broken.
     """
     with temporary_folder(prefix="eanet-card-") as folder:
-        job = _Push(None, run, staging.stage_run(run, folder), repo_id)
+        staged = staging.stage_run(run, folder, saved_model=saved_model)
+        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
 
@@ -133,6 +142,7 @@ class _Push:
     message: str | None = None
     new_card: bool = False
     dry_run: bool = False
+    dataset_name: str | None = None
     facts: dict | None = None
     onnx_tried: bool = False
     from_hub: list[str] = dataclasses.field(default_factory=list)
@@ -181,7 +191,8 @@ class _Push:
         """
         facts = self.facts
         if facts is None:
-            facts = collect_facts(self.staged.folder, self.staged.results, self.staged.model, self.repo_id)
+            staged = self.staged
+            facts = collect_facts(staged.folder, staged.results, staged.model, self.repo_id, self.dataset_name)
             self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
