@@ -73,12 +73,13 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         text = help if default is None else f"{help} (default: {default})"
         recipe.add_argument(f"--{name}", type=type, metavar=metavar, default=default, help=text)
 
-    option("epochs", int, "N", "passes over the training images (75 from about 2,600 images on; a quarter with --init-from)")
+    option("epochs", int, "N", "passes over the training images (75 from about 2,600 on; a quarter with --init-from under "
+           "10,000 images)")  # fmt: skip
     option("batch-size", int, "N", "images per step (128 from 5,000 images on)")
     option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
     option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
     option("learning-rate", float, "X", "peak learning rate: linear warm-up, then a cosine to 0 (0.005; 0.001 with "
-           "--init-from)")  # fmt: skip
+           "--init-from under 10,000 images)")  # fmt: skip
     option("weight-decay", float, "X", "weight decay of AdamW, for all but biases and norms")
     option("warmup-epochs", float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
     option("label-smoothing", float, "X", "label smoothing of the training loss")

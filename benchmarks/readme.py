@@ -217,8 +217,8 @@ def fine_tuning(found: dict) -> str:
     columns |= {"top1_accuracy": "top-1 on the test split, %", "num_test_images": "of images", "time": "time"}
     rows = [row | {"time": duration(row["seconds"])} for row in found["rows"]]
     caption = (
-        "No option of train.py but the data and the initial weights. The shapes are 5 generated classes of 80 images, one in 20 "
-        "of them broken; the digits are those of scikit-learn, 8x8 pixels. Time includes start-up and export.\n"
+        "No option of train.py but the data and the initial weights. The shapes are 5 generated classes of 80 images, one "
+        "in 20 broken; the digits are those of scikit-learn, 8x8 pixels. Time includes start-up and export.\n"
         f"{measured(found)}"
     )
     return "\n\n".join(["## Small sets of one's own images", table(columns, rows), caption])

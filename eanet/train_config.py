@@ -141,14 +141,15 @@ class TrainConfig:
         """Return a copy with values for the options that follow the data.
 
         - Batches of 128; below 5,000 images about a fortieth of them, at least 16.
-        - 75 epochs; below 2,600 images as many as make 1,500 steps, at most 200. A quarter of that with initial weights.
-        - A peak learning rate of 0.005, or 0.001 with initial weights. Two epochs of warm-up, at most a tenth of all.
+        - 75 epochs; below 2,600 images as many as make 1,500 steps, at most 200.
+        - A peak learning rate of 0.005. Two epochs of warm-up, at most a tenth of all.
+        - With initial weights and fewer than 10,000 images, a quarter of the epochs, and 0.001.
         - `default_ema`.
 
         Args:
             num_images: in the training set; None for the defaults of runs that did not record it.
         """
-        new, tuned = dataclasses.replace(self), bool(self.init_from) and num_images is not None
+        new, tuned = dataclasses.replace(self), bool(self.init_from) and num_images is not None and num_images < 10_000
         if new.learning_rate is None:
             new.learning_rate = 1e-3 if tuned else 5e-3
         automatic_size = 128 if num_images is None else min(128, max(16, 2 ** round(math.log2(num_images / 40))))

@@ -235,6 +235,7 @@ def test_a_training_step_is_measured():
     assert 0 < found["seconds"] < 60 and 0 < found["megabytes"] < 10_000
 
 
+@pytest.mark.slow
 def test_self_attention_holds_its_scores_and_external_attention_does_not():
     ours, theirs = (attention_scaling.point(kind, 2048, "forward", 1)["megabytes"] for kind in attention_scaling.KINDS)
     scores = 4 * 8 * 2048**2 * 4 / 2**20
@@ -255,7 +256,7 @@ def test_without_ema_are_the_last_weights_of_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(saving, "can_write_saved_model", lambda: False)
     data = write_official(tmp_path / "cifar-100-python", train=320, test=100, labels=CIFAR100_LABELS)
-    recipe = dict(preset="tiny", epochs=3, batch_size=16, learning_rate=0.01, ema=0.99999, cutmix=0.0, validation_split=0.0)
+    recipe = dict(preset="tiny", epochs=2, batch_size=16, learning_rate=0.01, ema=0.99999, cutmix=0.0, validation_split=0.0)
     shipped = trainer.train(TrainConfig(data=str(data), output=tmp_path / "run", **recipe))["accuracy"]
     assert ablation.accuracy_without_ema(tmp_path / "run", str(data)) > shipped + 0.3
 

@@ -64,7 +64,7 @@ def test_hub_client_loads_the_saved_model_alone(tiny_model, tiny_folder, expecte
     np.testing.assert_allclose(output, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("client", ["0.36.2", "1.33.0"])
+@pytest.mark.parametrize("client", ["0.36.2", pytest.param("1.33.0", marks=pytest.mark.slow)])
 def test_ours_loads_from_the_cache_of_hub_clients(client, tiny_folder, expected, tmp_path):
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "cache" / "models--user--name"

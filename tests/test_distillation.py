@@ -104,7 +104,7 @@ def test_teacher_and_student_see_the_same_batch():
         def sample_weights(self, targets):
             return targets @ np.array([1, 2, 3])
 
-    trainer.train_epoch(Student(), Batches(), 0, TrainConfig(), Teacher())
+    trainer.train_epoch(Student(), Batches(), 0, TrainConfig().resolved(4), Teacher())
     assert seen["teacher"] is x and seen["student"] is x
     np.testing.assert_array_equal(seen["weights"], [1, 2, 3, 1])
     assert seen["targets"].shape == (4, 2, 3) and seen["targets"].dtype == np.float32
@@ -137,7 +137,7 @@ print(train(TrainConfig(**options, output=output + "/resumed"))["versions"]["bac
 """
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
 def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path):
     command = [sys.executable, "-c", RESUMED, ROOT, colours(), colour_folder, tmp_path, json.dumps(TINY)]
     done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
@@ -178,6 +178,7 @@ def test_recorded_command_repeats_the_distillation():
     assert train_config(*command.split()[2:]) == train_config(*options)
 
 
+@pytest.mark.slow
 def test_student_learns_from_a_good_teacher(colour_folder, tmp_path):
     """The labels say nothing, the teacher's probabilities do."""
     data, rng = write_official(tmp_path / "cifar-100-python", train=320, test=64), np.random.default_rng(99)

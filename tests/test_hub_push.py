@@ -43,7 +43,12 @@ print(len(found))
 
 @pytest.mark.parametrize(
     ("version", "xet"),
-    [(OLDEST, False), (NEWEST, False), (NEWEST, True), pytest.param(BETWEEN, True, marks=pytest.mark.slow)],
+    [
+        (OLDEST, False),
+        (NEWEST, True),
+        pytest.param(NEWEST, False, marks=pytest.mark.slow),
+        pytest.param(BETWEEN, True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_pushed_run_comes_back_and_loads(version, xet, made_run, tmp_path, sessions):
     session = sessions(version, xet)

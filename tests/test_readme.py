@@ -19,7 +19,7 @@ from isolated import installed
 
 from eanet.hub.card import card_regions
 from eanet.hub.card_facts import collect_facts
-from eanet.run_dir import training_runs
+from eanet.run_dir import recipe_of, training_runs
 from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES, add_saved_model, save_pretrained_keras
 from modeling_eanet import CIFAR100_LABELS, PRESETS, EANetConfig, build_eanet, from_pretrained_keras
 
@@ -189,16 +189,16 @@ def test_train_fine_tune_resume_and_push(hub, tree, tmp_path, run_here):
     assert "USER/NAME" in printed and "model.weights.h5" in printed and "USER/NAME" not in hub.repos
 
 
-def test_shipped_commands_are_those_of_the_record(run_here):
-    commands = SHIPPED.splitlines()
-    assert commands == [record["command"] for record in training_runs(RESULTS["training"])]
-    shutil.rmtree("runs", ignore_errors=True)
-    run_here(SHIPPED)
-    output = Path("runs", "tuned" if "--init-from" in commands[-1] else "small")
-    recipe = json.loads((output / "eval_results.json").read_text(encoding="utf-8"))["training"]["recipe"]
-    differ = {name for name, value in RESULTS["training"]["recipe"].items() if recipe[name] != value}
-    assert differ <= {"epochs", "warmup_epochs", "ema"}  # the last two follow the number of epochs and steps
-    assert shlex.split(commands[-1])[:2] == ["python", "train.py"]
+def test_shipped_commands_give_the_recorded_recipes():
+    from training_runs import train_config
+
+    records = training_runs(RESULTS["training"])
+    assert SHIPPED.splitlines() == [record["command"] for record in records]
+    for record in records:
+        python, program, *words = shlex.split(record["command"])
+        recipe = recipe_of(train_config(*words).resolved(record["num_images"]))
+        assert (python, program) == ("python", "train.py")
+        assert {name: recipe[name] for name in record["recipe"]} == record["recipe"]
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
