@@ -250,6 +250,7 @@ def test_seeds_are_summarised_by_mean_and_sample_deviation():
     assert ablation.mean_and_deviation([0.5, 0.52, 0.54]) == (pytest.approx(0.52), pytest.approx(0.02))
 
 
+@pytest.mark.slow
 def test_without_ema_are_the_last_weights_of_the_run(tmp_path, monkeypatch):
     """The average of this run never leaves the initial weights, so only the last weights have learned."""
     from eanet import trainer

@@ -42,6 +42,7 @@ def test_same_seed_gives_the_same_weights():
     assert_same_weights(finished()[0], watched()[0])
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path):
     for seed in (3, 4):
         recipe = [*RECIPE, "--epochs", 2, "--batch-size", 128, "--seed", seed]
