@@ -35,7 +35,6 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
 | `python benchmarks/ablation.py --data DATA` | what each choice of the architecture is worth |
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
-| `python benchmarks/fine_tuning.py` | training on a few hundred images of one's own, with default settings |
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
 
 `DATA` is CIFAR-100 as train.py takes it. Run from the repository's root after `pip install -e ".[dev]"`.
@@ -211,19 +210,6 @@ def evaluation(found: dict) -> str:
     return "\n\n".join(parts)
 
 
-def fine_tuning(found: dict) -> str:
-    """Return the section about small sets of images."""
-    columns = {"run": "data and initial weights", "num_images": "images", "steps": "steps", "batch_size": "batch"}
-    columns |= {"top1_accuracy": "top-1 on the test split, %", "num_test_images": "of images", "time": "time"}
-    rows = [row | {"time": duration(row["seconds"])} for row in found["rows"]]
-    caption = (
-        "No option of train.py but the data and the initial weights. The shapes are 5 generated classes of 80 images, one "
-        "in 20 broken; the digits are those of scikit-learn, 8x8 pixels. Time includes start-up and export.\n"
-        f"{measured(found)}"
-    )
-    return "\n\n".join(["## Small sets of one's own images", table(columns, rows), caption])
-
-
 def render(folder=HERE, checksum: str | None = None) -> str:
     """Return the text of README.md.
 
@@ -258,7 +244,6 @@ SECTIONS = {
     "attention_scaling": scaling,
     "ablation": ablation,
     "evaluation": evaluation,
-    "fine_tuning": fine_tuning,
 }
 
 
