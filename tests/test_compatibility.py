@@ -32,7 +32,7 @@ def expected(tiny_model):
 @pytest.mark.parametrize(
     ("preset", "backend", "version"),
     [
-        ("keras-io", "jax", "3."),
+        pytest.param("keras-io", "jax", "3.", marks=pytest.mark.slow),
         ("keras-io", "torch", "3."),
         ("keras-io", "tensorflow", "3.11.3"),
     ],

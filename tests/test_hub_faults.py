@@ -12,7 +12,7 @@ def fault_id(value):
     return f"{value['path'].strip('/')}-{value.get('status', value.get('kind'))}" if isinstance(value, dict) else ""
 
 
-@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("version", [pytest.param(OLDEST, marks=pytest.mark.slow), NEWEST])
 @pytest.mark.parametrize(
     "fault",
     [

@@ -48,6 +48,7 @@ def test_outputs_are_those_of_one_run(committed):
     assert "WARNING" not in source and len(source) < 250_000
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_without_network(committed, tmp_path, monkeypatch):
     from nbclient import NotebookClient
 
