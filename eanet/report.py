@@ -15,6 +15,7 @@ import numpy as np
 from eanet.cli import printable, write_json, write_text
 from eanet.evaluation import calibration_error, interval_text, wilson_interval
 from eanet.hub.card import escape
+from eanet.run_dir import parent_run
 
 REPORT_JSON, REPORT_MD = "report.json", "report.md"
 BINS, MISTAKES, PAIRS = 15, 20, 8
@@ -145,7 +146,7 @@ def _draw(found: dict, results: dict, history: dict) -> dict:
     from eanet import figures
 
     labels, training = [row["class"] for row in found["classes"]], results["training"]
-    drawings = {"curves": figures.curves(history, training["recipe"], training["parent_run"] is not None)}
+    drawings = {"curves": figures.curves(history, training["recipe"], parent_run(training) is not None)}
     if len(labels) <= figures.MAX_MATRIX:
         drawings["confusion"] = figures.confusion_matrix(np.array(found["confusion"]), labels)
     elif found["confusions"]:

@@ -107,3 +107,9 @@ def test_without_matplotlib_there_are_no_figures(found, tmp_path, monkeypatch, c
     assert report.write_report(tmp_path, found, RESULTS, HISTORY) == []
     assert "pip install matplotlib" in only_line(capsys.readouterr().err)
     assert (tmp_path / "report.md").exists() and not (tmp_path / "figures").exists()
+
+
+def test_a_record_of_an_older_run_names_its_parent_otherwise(found, tmp_path):
+    results = {**RESULTS, "training": {"recipe": {}, "begun_with": {"epochs": 2}}}
+    report.write_report(tmp_path, found, results, HISTORY)
+    assert "started from an earlier run's weights" in (tmp_path / "report.md").read_text()

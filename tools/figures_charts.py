@@ -5,13 +5,14 @@ from __future__ import annotations
 from eanet import figures
 from eanet.cli import read_json
 from eanet.figures import BLUE, ORANGE, Drawing, new_figure, rendered
+from eanet.run_dir import parent_run
 
 
 def curves(shipped):
     """Accuracy and loss over the epochs of the last run."""
     training = shipped.results("eval_results.json")["training"]
-    parent = training.get("parent_run") or training.get("begun_with")  # the key in older runs
-    return figures.curves(read_json(shipped.root / "history.json"), training.get("recipe", {}), parent is not None)
+    fine_tuned = parent_run(training) is not None
+    return figures.curves(read_json(shipped.root / "history.json"), training.get("recipe", {}), fine_tuned)
 
 
 def calibration(shipped):
