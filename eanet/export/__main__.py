@@ -4,7 +4,7 @@
     python -m eanet.export runs/small                   a run's, to runs/small/onnx/model.onnx
     python inference.py cat.jpg --runtime onnx          predict with it
 
-Needs `pip install onnx tf2onnx onnxruntime`.
+Needs `pip install onnx onnxruntime`.
 """
 
 from __future__ import annotations

@@ -3,82 +3,96 @@
 from eanet.export import OnnxModel, find_onnx
 classify(OnnxModel(find_onnx(".")), ["samples/apple.png"])
 
-Importing this module needs NumPy only. Running a file needs onnxruntime; writing one also needs onnx and tf2onnx.
+Importing this module needs NumPy only. Running a file needs onnxruntime; writing one also needs onnx.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, printable, require
+from eanet.export.agreement import check_agreement, check_images
+from eanet.export.onnx_graph import INPUT, PROBABILITIES, onnx_graph
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
 from modeling_eanet import EANetConfig, model_folder
 
-INSTALL, INSTALL_KERAS = "`pip install onnx tf2onnx onnxruntime`", "`pip install tensorflow keras`"
-MAX_DIFFERENCE = 1e-4  # between the probabilities of the export and of Keras; nothing is written above it
+INSTALL, INSTALL_KERAS = "`pip install onnx onnxruntime`", "`pip install tensorflow keras`"
+MAX_DIFFERENCE = {"float32": 2e-4, "float16": 0.02}  # between the probabilities of the export and of Keras
 
 
-def export_onnx(model, path, config=None) -> None:
-    """Write the deployment form of `model` as an ONNX file with a dynamic batch size.
+def export_onnx(model, path, config=None, weights: str = "float32") -> None:
+    """Write the deployment form of `model` as an ONNX file with a dynamic batch size (see `eanet.export.onnx_graph`).
 
     The file takes `image`, float32 (batch, image_size, image_size, 3), 0 to 255, and returns `probabilities`, float32
-    (batch, num_classes). Its metadata holds the configuration with the labels as JSON (`eanet_config`) and
-    `model_checksum` (`checksum`). It is compared with `model` on random images before it is renamed to `path`.
+    (batch, num_classes); by name also `features` and `attention_0`, …. Its metadata holds the configuration with the labels
+    as JSON (`eanet_config`) and `model_checksum` (`checksum`). It is compared with `model` before it is renamed to `path`.
 
     Args:
-        model: Keras model from `build_eanet` or `from_pretrained_keras`, on Keras' TensorFlow backend.
+        model: Keras model from `build_eanet` or `from_pretrained_keras`.
         path: the file to write, in an existing folder.
         config: EANetConfig, folder or Hub repo id of a model that has none attached (see `config_of`).
+        weights: how they are stored, "float32" or "float16". They are used in float32, so that no runtime can overflow.
 
     Raises:
-        UserError: a package is missing, Keras runs on another backend, `path` cannot be a file, or the export's
+        UserError: a package is missing, `path` cannot be a file, the model has a layer without an ONNX form, or the export's
             probabilities differ from those of `model`.
         OSError: the file cannot be written; an earlier one is left as it was.
     """
     onnx = require("onnx", INSTALL)
-    require("tf2onnx", INSTALL)  # Keras exports through it
     require("onnxruntime", INSTALL)
-    keras = require("keras", INSTALL_KERAS)
-    backend, path = keras.backend.backend(), Path(path)
-    if backend != "tensorflow":
-        raise UserError(f"Keras backend {backend}: the ONNX export needs TensorFlow; set KERAS_BACKEND=tensorflow")
+    require("keras", INSTALL_KERAS)
+    path, config = check_output(path), config_of(model, config)
+    exported = onnx_graph(deployment_form(model, config), export_metadata(model, config))
+    if weights == "float16":
+        _store_float16(exported.graph)
+    onnx.checker.check_model(exported, full_check=True)
+    images = check_images(config)
+    with atomic_path(path) as temporary:
+        onnx.save(exported, temporary)
+        found, expected = (np.asarray(each.predict_on_batch(images)) for each in (OnnxModel(temporary), model))
+        check_agreement(path, found, expected, MAX_DIFFERENCE[weights])
+
+
+def check_output(path) -> Path:
+    """Return the path of a file to write. Raises UserError if it is a folder, or in one that does not exist."""
+    path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: cannot be written; give a file in an existing folder")
-    config = config_of(model, config)
-    shape = (5, config.image_size, config.image_size, 3)
-    images = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
-    deployed = deployment_form(model, config)
-    deployed.predict_on_batch(images)  # Keras does not export a model that was never called
-    with atomic_path(path) as temporary:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tf2onnx, about NumPy
-            deployed.export(temporary, format="onnx", verbose=False)
-        exported = onnx.load(temporary)
-        _rename_ends(exported.graph)
-        metadata = {"eanet_config": json.dumps(config.to_dict()), "checksum": model_checksum(model, config)}
-        onnx.helper.set_model_props(exported, metadata)
-        onnx.checker.check_model(exported)
-        onnx.save(exported, temporary)
-        difference = np.abs(OnnxModel(temporary).predict_on_batch(images) - model.predict_on_batch(images)).max()
-        if not difference < MAX_DIFFERENCE:
-            raise UserError(f"{path}: not written; its probabilities differ from the model's by {difference:.2g}")
+    return path
 
 
-def _rename_ends(graph) -> None:
-    """Name the output `probabilities` and the first axis `batch`; tf2onnx numbers them."""
-    (old,) = (value.name for value in graph.output)
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = ["probabilities" if name == old else name for name in names]
-    graph.output[0].name = "probabilities"
-    for value in (*graph.input, *graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+def export_metadata(model, config) -> dict[str, str]:
+    """Return what every export says of itself: `eanet_config`, the settings as JSON, and `checksum`, of the weights."""
+    return {"eanet_config": json.dumps(config.to_dict()), "checksum": model_checksum(model, config)}
+
+
+def read_metadata(path, metadata: dict[str, str]) -> tuple[EANetConfig, str]:
+    """Return the configuration and checksum in an export's metadata. Raises UserError, naming `path`, if there is none."""
+    try:
+        return EANetConfig.from_dict(json.loads(metadata["eanet_config"])), metadata["checksum"]
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not written by eanet.export (metadata: {first_line(error)})") from None
+
+
+def _store_float16(graph) -> None:
+    """Store kernels as float16; runtimes convert them to float32 when they load the file."""
+    from onnx import helper, numpy_helper
+
+    casts = []
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32 and array.size >= 64:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}/float16"))
+            casts.append(helper.make_node("Cast", [f"{name}/float16"], [name], name=f"{name}/cast", to=1))  # float32
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 class OnnxModel:
@@ -91,6 +105,7 @@ class OnnxModel:
         threads: number of onnxruntime's threads; 0 for one per core.
 
     Attributes:
+        session: the `onnxruntime.InferenceSession`, for the other outputs (`features`, `attention_0`, …).
         config: the model's EANetConfig.
         checksum: `model_checksum` of the model it was exported from.
 
@@ -106,18 +121,14 @@ class OnnxModel:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         try:
             source = str(path) if str(path).isprintable() else Path(path).read_bytes()  # it takes only paths in UTF-8
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{path}: not a readable ONNX model ({first_line(error)})") from None
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        try:
-            self.config = EANetConfig.from_dict(json.loads(metadata["eanet_config"]))
-            self.checksum = metadata["checksum"]
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise UserError(f"{path}: not written by eanet.export (metadata: {first_line(error)})") from None
+        self.config, self.checksum = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self._path, side = path, self.config.image_size
-        shapes = {value.name: value.shape[1:] for value in (*self._session.get_inputs(), *self._session.get_outputs())}
-        if shapes != {"image": [side, side, 3], "probabilities": [self.config.num_classes]}:
+        shapes = {value.name: value.shape[1:] for value in (*self.session.get_inputs(), *self.session.get_outputs())}
+        expected = {INPUT: [side, side, 3], PROBABILITIES: [self.config.num_classes]}
+        if {name: shapes.get(name) for name in expected} != expected or len(self.session.get_inputs()) != 1:
             raise UserError(f"{path}: its graph does not fit its metadata ({printable(str(shapes))[:200]}); export it again")
 
     def predict_on_batch(self, images) -> np.ndarray:
@@ -133,7 +144,7 @@ class OnnxModel:
             UserError: the graph fails; it is damaged.
         """
         try:
-            return self._session.run(["probabilities"], {"image": np.asarray(images, np.float32)})[0]
+            return self.session.run([PROBABILITIES], {INPUT: np.asarray(images, np.float32)})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{self._path}: cannot be run ({first_line(error)})") from None
 
