@@ -15,7 +15,7 @@ import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
-from eanet.data.tables import SUFFIXES as TABLE_SUFFIXES
+from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.loaded_model import load_config
 from eanet.saving import KERAS_FILES

@@ -22,12 +22,13 @@ from eanet.data.files import (
     name_of,
     scan_folder,
 )
-from eanet.data.folders import Listing, list_class_folders, split_of
-from eanet.data.hub import find_shards, is_repo_id, is_saved, load_hub
+from eanet.data.folders import Listing, are_parts, list_class_folders, split_of
+from eanet.data.hub import find_saved, find_shards, is_repo_id, load_hub
 from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
 from eanet.data.storage import DiskImages
-from eanet.data.tables import SUFFIXES, list_tables
+from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, parquet_columns
+from eanet.data.tables import label_splits, list_tables
 from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
 
@@ -46,11 +47,16 @@ __all__ = [
     "split_validation",
 ]
 
+SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+MAX_ARCHIVES, MAX_NESTED = 1000, 3  # files of a folder that is searched for archives; archives in archives
+
 
 def check_data_path(path) -> None:
     """Raise UserError if there is nothing at `path`, and it cannot be a data set on the Hub; None is fine."""
     if path is None or os.path.exists(path):
         return
+    if "://" in str(path):
+        raise UserError(f"data {path}: an address is not downloaded; download it, and give the path of the file")
     if not is_repo_id(path):
         raise UserError(f"data {path}: no such file or folder; give none to download CIFAR-100")
     if importlib.util.find_spec("datasets") is None:
@@ -92,18 +98,20 @@ def load_dataset(
 
 def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
     left_out = LeftOut()
-    if path.is_dir() and is_saved(path):
-        return load_hub(path, config, **options)
+    if path.is_dir() and (saved := find_saved(path)):
+        return load_hub(saved, config, **options)
     tree = _scan(path, left_out)
-    shards = find_shards(tree)
+    archives = _archives_in(tree)
+    if len(archives) == 1 and isinstance(archives[0].source, str) and not _tables_in(tree):
+        return _load_local(Path(archives[0].source), config, options)
+    for _ in range(MAX_NESTED):
+        tree = _opened(tree, archives, str(path), left_out) if archives else tree
+        archives = _archives_in(tree)
+    shards = find_shards(tree, str(path))
     if shards and not any(map(looks_like_image, tree.walk())):
-        if path.is_file() and is_archive(path):
+        if any(callable(source) for found in shards.values() for source in found):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
-    archives = _archives_in(tree)
-    if len(archives) == 1:
-        return _load_local(Path(str(archives[0].source)), config, options)
-    tree = _scan_splits(archives, left_out) or tree if archives else tree
     if found := find_cifar(tree):
         return resize_splits(load_cifar(path, *found), config)
     listing = _find_images(tree, str(path), left_out, options)
@@ -124,11 +132,11 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
         raise UserError(f"{path}: empty; truncated or damaged, download it again")
     if is_archive(path):
         return scan_archive(path, left_out)
-    if head.startswith(b"PAR1"):
+    if head.startswith(b"PAR1") and "image" in dict(parquet_columns(str(path))).values():
         return Folder(files={path.name: File((path.name + ".parquet",), str(path))})
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
         tree = scan_folder(path.parent, left_out)
-        tables = [name for name, file in tree.files.items() if file.suffix in SUFFIXES and name != path.name]
+        tables = [name for name in tree.files if name != path.name and tree.files[name].suffix in TABLE_SUFFIXES]
         for name in tables:
             del tree.files[name]
         return tree
@@ -138,68 +146,100 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
 
 
 def _archives_in(tree: Folder) -> list[File]:
-    """Return the archives in a folder that holds nothing else of use, such as a download of CIFAR."""
+    """Return the archives in a folder without images, such as a download."""
     files = tree.walk()
-    if len(files) > 10 or any(map(looks_like_image, files)):
+    if len(files) > MAX_ARCHIVES or any(map(looks_like_image, files)):
         return []
-    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and isinstance(file.source, str)]
-    return [file for file in archives if is_archive(file.source) or is_lfs_pointer(file.source)]
+    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES]
+    return [f for f in archives if callable(f.source) or is_archive(f.source) or is_lfs_pointer(f.source)]
 
 
-def _scan_splits(archives: list[File], left_out: LeftOut) -> Folder | None:
-    """List archives that hold a split each (`train.zip`, `test.zip`) as one tree, or return None if they do not."""
-    names = [file.name.partition(".")[0] for file in archives]
+def _tables_in(tree: Folder) -> list[File]:
+    return [file for file in tree.walk() if file.suffix in TABLE_SUFFIXES]
+
+
+def _opened(tree: Folder, archives: list[File], where: str, left_out: LeftOut) -> Folder:
+    """Return the tree with the members of archives in place of these: each in a folder of its name, if there are several."""
+    inside = {}
+    for file in archives:
+        if not callable(file.source):
+            check_not_pointer(file.source)
+        content = file.source() if callable(file.source) else None
+        inside[file] = scan_archive(file.source if content is None else f"{where}/{file.path}", left_out, content)
+    full = [file for file in archives if has_images(inside[file])]
+    names = [file.name.partition(".")[0] for file in full]
     splits = [split_of(name) for name in names]
-    if None in splits or len(set(splits)) < len(splits):
-        return None
-    tree = Folder()
-    for name, archive in zip(names, archives, strict=True):
-        check_not_pointer(archive.source)
-        for file in scan_archive(archive.source, left_out).walk():
-            tree.add((name, *file.parts), file.source)
-    return tree
+    flat = all(len({f.parts[:-1] for f in inside[file].walk() if looks_like_image(f)}) == 1 for file in full)
+    if len(full) > 1 and not flat and not _tables_in(tree) and (None in splits or len(set(splits)) < len(splits)):
+        listed = ", ".join(file.path for file in full[:4]) + (", ..." if len(full) > 4 else "")
+        raise UserError(f"{where}: several archives with images ({listed}); give one of them, or unpack them")
+    merged = Folder()
+    for file in tree.walk():
+        if file not in inside:
+            merged.add(file.parts, file.source)
+    for file, members in inside.items():
+        name = file.name.partition(".")[0]
+        within = (*file.parts[:-1], name) if file in full and len(full) > 1 else file.parts[:-1]
+        twice = within and within[-1] == name and list(members.folders) == [name] and not members.files  # train/train/
+        for member in members.walk():
+            merged.add((*within, *member.parts[bool(twice) :]), member.source)
+    return merged
 
 
 def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> Listing:
     """List the images by table or class folder: `metadata` and `labels` tables first, then folders, then any table."""
     columns = {name: options[name] for name in ("image_column", "label_column")}
-    before = len(left_out.entries)
     if not has_images(tree):
-        _refuse(tree, where, columns)
+        tables = list_tables(tree, where, left_out, first_only=False, **columns)
+        _refuse(tree, where, columns, left_out, tables.problem)
     named = any(columns.values())
-    found = list_tables(tree, where, left_out, first_only=not named, **columns)
-    if found.samples:
-        return found
+    tables = list_tables(tree, where, left_out, first_only=not named, **columns)
+    if tables.samples:
+        return tables
     if named:
-        _refuse(tree, where, columns)
-    problem = None
+        _refuse(tree, where, columns, left_out)
+    before, found = list(left_out.entries), Listing({})
+    problem: UserError | None = None
     try:
         found = list_class_folders(tree, where, left_out)
-        if len({sample.label for samples in found.samples.values() for sample in samples}) > 1:
-            return found
     except UserError as error:  # what looked like classes may be folders of images that a table lists
         problem = error
-    kept, left_out.entries = left_out.entries, left_out.entries[:before]
+    classes = {sample.label for samples in found.samples.values() for sample in samples}
+    if len(classes) > 1 and not are_parts(classes):
+        label_splits(found, tree, where, left_out)
+        return found
+    after, left_out.entries = left_out.entries, before
     tables = list_tables(tree, where, left_out, first_only=False, **columns)
     if tables.samples:
         return tables
-    if problem:
+    left_out.entries = after
+    if problem and not tables.problem:
         raise problem
-    left_out.entries = kept
-    if not found.samples:
-        _refuse(tree, where, columns)
+    if not classes or len(classes) == 1 and not options["labels"] and (tables.problem or _sheets_in(tree)):
+        _refuse(tree, where, columns, left_out, tables.problem)
     return found
 
 
-def _refuse(tree: Folder, where: str, columns: dict) -> None:
-    files = tree.walk()
-    tables = [file.path for file in files if file.suffix in SUFFIXES]
+def _sheets_in(tree: Folder) -> list[File]:
+    return [file for file in tree.walk() if file.suffix in SHEETS]
+
+
+def _refuse(tree: Folder, where: str, columns: dict, left_out: LeftOut, problem: str = "") -> None:
+    """Raise UserError that says what there is instead of images with labels."""
+    files, sheets = tree.walk(), _sheets_in(tree)
     named = {name: value for name, value in columns.items() if value}
     if named:
         name, value = next(iter(named.items()))
-        listed = f" ({', '.join(tables[:3])})" if tables else "; there is none"
-        raise UserError(f"{where}: {name} {printable(value)}: no table has a column of this name{listed}")
+        listed = ", ".join(file.path for file in _tables_in(tree)[:3])
+        there = f" ({listed})" if listed else "; there is none"
+        raise UserError(f"{where}: {name} {printable(value)}: no table has a column of this name{there}")
+    if problem:
+        raise UserError(f"{where}: {problem}")
+    if sheets:
+        raise UserError(f"{where}: {sheets[0].path}: a spreadsheet, which is not read; save it as a CSV file")
     first = f" (it holds {', '.join(file.path for file in files[:3])}{', ...' if len(files) > 3 else ''})" if files else ""
+    if not files and left_out.entries:
+        first = f" (left out: {left_out.entries[0]['path']}: {left_out.entries[0]['reason']})"
     raise UserError(
         f"{where}: no images with labels in it{first}: neither class folders, nor a table of files and labels, nor CIFAR; "
         "see README.md for the layouts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import functools
 import gzip
+import io
 import lzma
 import posixpath
 import re
@@ -25,6 +26,7 @@ MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
 # A compressed archive may expand to this, or 50 times its size: images hardly compress.
 MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**29, 50
+ENCRYPTED = "encrypted"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 _FOREIGN = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
@@ -40,7 +42,22 @@ def is_archive(path) -> bool:
     return head.startswith((b"PK\3\4", b"PK\5\6", *_COMPRESSED, *_FOREIGN)) or head[257:262] == b"ustar"
 
 
-def scan_archive(path, left_out: LeftOut) -> Folder:
+class _Source:
+    """An archive on disk, or one that was a member of another."""
+
+    def __init__(self, path, content: bytes | None):
+        self.path, self._content = Path(path), content
+        self.size = len(content) if content is not None else self.path.stat().st_size
+
+    def open(self):
+        """Open it for reading."""
+        return open(self.path, "rb") if self._content is None else io.BytesIO(self._content)
+
+    def __str__(self):
+        return str(self.path)
+
+
+def scan_archive(path, left_out: LeftOut, content: bytes | None = None) -> Folder:
     """List an archive: zip, or tar with or without gzip, bzip2 or xz; the kind is recognised by content.
 
     A compressed tarball is unpacked into one nameless temporary file.
@@ -48,37 +65,40 @@ def scan_archive(path, left_out: LeftOut) -> Folder:
     Args:
         path: the archive.
         left_out: gets the members that are not read.
+        content: of an archive in another one; None to read it from `path`.
 
     Returns:
         The tree of its visible files.
 
     Raises:
-        UserError: damaged, of another kind, or much larger than the archive itself.
+        UserError: damaged, encrypted, of another kind, or much larger than the archive itself.
     """
-    path = Path(path)
-    with open(path, "rb") as file:
+    source, before = _Source(path, content), len(left_out.entries)
+    with source.open() as file:
         head = file.read(8)
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
             raise UserError(f"{path}: a {kind} archive, which is not read; unpack it, or make it a zip")
-    members = _Members(path, left_out)
+    members = _Members(source, left_out)
     try:
         if head.startswith(b"PK"):
-            _scan_zip(path, members)
+            _scan_zip(source, members)
         else:
-            _scan_tar(path, head, members)
+            _scan_tar(source, head, members)
     except UserError:
         raise
     except Exception as error:  # every compression has its own
         reason = first_line(error).rstrip(":")
         raise UserError(f"{path}: not a tarball, truncated or damaged ({reason}); download it again") from None
+    if ENCRYPTED in {entry["reason"] for entry in left_out.entries[before:]} and not members.inside:
+        raise UserError(f"{path}: its files are encrypted; unpack it with its password")
     return members.tree()
 
 
 class _Members:
     """Collects the members of an archive under clean names."""
 
-    def __init__(self, path: Path, left_out: LeftOut):
+    def __init__(self, path: _Source, left_out: LeftOut):
         self.path, self.left_out, self.count = path, left_out, 0
         self.inside: list[tuple] = []
         self.outside: list[tuple] = []
@@ -96,8 +116,10 @@ class _Members:
             problem = "nested too deep"
         if size > MAX_MEMBER_BYTES:
             problem = f"larger than {MAX_MEMBER_BYTES} bytes"
-            if posixpath.splitext(name)[1] in ("", ".bin", ".mat"):  # no image, and more than any file of CIFAR
-                raise UserError(f"{self.path}: {printable(name)}: {problem}")
+            suffix = posixpath.splitext(name)[1].lower()
+            if suffix in ("", ".bin", ".mat", *ARCHIVE_SUFFIXES):  # no image, and more than any file of CIFAR
+                hint = "; unpack the outer archive" if suffix in ARCHIVE_SUFFIXES else ""
+                raise UserError(f"{self.path}: {printable(name)}: {problem}{hint}")
         if problem:
             self.left_out.add(printable("/".join(parts)), problem)
             return None
@@ -120,12 +142,12 @@ class _Members:
 # zip ------------------------------------------------------------------------------------------------------------------
 
 
-def _scan_zip(path: Path, members: _Members) -> None:
-    archive = zipfile.ZipFile(path)
+def _scan_zip(source: _Source, members: _Members) -> None:
+    archive = zipfile.ZipFile(source.open())
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    _check_expansion(path, sum(info.file_size for info in infos))
+    _check_expansion(source, sum(info.file_size for info in infos))
     for info in infos:
-        problem = "encrypted" if info.flag_bits & 1 else ""
+        problem = ENCRYPTED if info.flag_bits & 1 else ""
         if stat.S_ISLNK(info.external_attr >> 16):
             problem = "a link"
         if parts := members.wanted(_zip_name(info), info.file_size, problem):
@@ -145,26 +167,28 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(info)
-    except Exception as error:  # a wrong checksum, an unknown compression, zlib's own
+    except NotImplementedError:  # deflate64, by Windows for large files
+        raise UserError("compressed by a method that is not read; unpack the archive") from None
+    except Exception as error:  # a wrong checksum, zlib's own
         raise UserError(f"damaged in the archive ({first_line(error)})") from None
 
 
 # tar ------------------------------------------------------------------------------------------------------------------
 
 
-def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
+def _scan_tar(source: _Source, head: bytes, members: _Members) -> None:
     opener = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), None)
     if opener is None:
-        with tarfile.open(path, "r:") as tar:
-            _scan_members(tar, open(path, "rb"), members, False)  # noqa: SIM115 - the readers keep it open
-        with open(path, "rb") as file:  # tarfile takes a header that is cut short for the end
-            file.seek(-min(512, path.stat().st_size), 2)
+        with source.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            _scan_members(tar, source.open(), members, False)  # the readers keep it open
+        with source.open() as file:  # tarfile takes a header that is cut short for the end
+            file.seek(-min(512, source.size), 2)
             if any(file.read()):
                 raise EOFError("it has no end mark")
         return
     spool = tempfile.TemporaryFile(prefix="eanet-")  # noqa: SIM115 - has no name, and goes with the last reader
-    with opener(path, "rb") as file:
-        stream: Any = _Bounded(file, path)
+    with source.open() as raw, opener(raw, "rb") as file:
+        stream: Any = _Bounded(file, source)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _scan_members(tar, spool, members, True)
@@ -172,7 +196,7 @@ def _scan_tar(path: Path, head: bytes, members: _Members) -> None:
             while stream.read(2**20):  # damaged, if the checksum at the end says so
                 pass
             if members.count == 0:
-                raise UserError(f"{path}: no images in it: compressed, but not a tarball ({first_line(error)})") from None
+                raise UserError(f"{source}: no images in it: compressed, but not a tarball ({first_line(error)})") from None
             raise
         while stream.read(2**20):  # to the end, where a compressed file has its checksum
             pass
@@ -226,16 +250,16 @@ def _read_range(file, lock, start: int, size: int) -> bytes:
 class _Bounded:
     """Reads a decompressed stream, and raises UserError when it grows out of proportion."""
 
-    def __init__(self, file, path):
-        self.file, self.path, self.total = file, path, 0
+    def __init__(self, file, source: _Source):
+        self.file, self.source, self.total = file, source, 0
 
     def read(self, size: int = -1) -> bytes:
         block = self.file.read(size)
         self.total += len(block)
-        _check_expansion(self.path, self.total)
+        _check_expansion(self.source, self.total)
         return block
 
 
-def _check_expansion(path: Path, size: int) -> None:
-    if size > MAX_EXPANDED_BYTES and size > MAX_EXPANSION * path.stat().st_size:
-        raise UserError(f"{path}: expands to more than {MAX_EXPANSION} times its size; unpack it if it is to be trusted")
+def _check_expansion(source: _Source, size: int) -> None:
+    if size > MAX_EXPANDED_BYTES and size > MAX_EXPANSION * source.size:
+        raise UserError(f"{source}: expands to more than {MAX_EXPANSION} times its size; unpack it if it is to be trusted")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from eanet.images import LFS_HINT, LFS_PREFIX, image_suffixes, is_hidden
 MAX_DEPTH = 64  # of nested folders
 MAX_TEXT_BYTES = 2**28  # of a table or of a file of CIFAR; the largest official one has 155 MB
 MAX_BROKEN = 0.1  # fraction of the images
+_OTHER_SUFFIX = re.compile(r"[^.]\.(?!\d+$)[^. ]+$")
+_WEB_SUFFIX = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?)[^a-z0-9.][^.]*$", re.I)  # photo.jpg_large, photo.jpg?w=600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +65,13 @@ class Folder:
         parts: its path below the root.
         files: its files by name.
         folders: its folders by name.
+        known_images: whether it holds images, as soon as `has_images` has looked.
     """
 
     parts: tuple[str, ...] = ()
     files: dict[str, File] = dataclasses.field(default_factory=dict)
     folders: dict[str, Folder] = dataclasses.field(default_factory=dict)
+    known_images: bool | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> str:
@@ -206,12 +212,30 @@ def looks_like_image(file: File) -> bool:
 
 def may_be_image(file: File) -> bool:
     """Return whether a file is to be opened: by its suffix, or as the suffix says nothing (`scan0001`, `frame.0007`)."""
-    return looks_like_image(file) or not re.search(r"[^.]\.(?!\d+$)[^. ]+$", file.name)
+    return looks_like_image(file) or not _OTHER_SUFFIX.search(file.name) or bool(_WEB_SUFFIX.search(file.name))
 
 
 def has_images(folder: Folder) -> bool:
-    """Return whether there is anything in the folder that may be an image."""
-    return any(map(may_be_image, folder.files.values())) or any(map(has_images, folder.folders.values()))
+    """Return whether there is an image in the folder: by its suffix, or one of the first few files without a suffix."""
+    if folder.known_images is None:
+        files = list(folder.files.values())
+        uncertain = (file for file in files if may_be_image(file) and not looks_like_image(file))
+        folder.known_images = (
+            any(map(looks_like_image, files))
+            or any(map(has_images, folder.folders.values()))
+            or any(map(_opens, itertools.islice(uncertain, 5)))
+        )
+    return folder.known_images
+
+
+def _opens(file: File) -> bool:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(file.read())):
+            return True
+    except Exception:  # of Pillow, of the archive; whether the file is damaged is said where it is decoded
+        return False
 
 
 def images_of(folder: Folder) -> Iterator[File]:

@@ -22,6 +22,14 @@ _SPLIT_NAME = re.compile(
     rf"((seg|images?|imgs?|data)[ _-]?)?(?P<word>{'|'.join(_WORDS)})([ _-]?(set|split|data|folder|images?|imgs?))?", re.I
 )
 _WRAPPERS = {"images", "image", "imgs", "img", "data"}
+# Folders of a set for detection or segmentation, which are no classes.
+_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "jpg", "png"}
+_TARGETS = {"masks", "mask", "annotations", "annotation", "labels", "label", "gt", "ground_truth", "groundtruth",
+            "segmentations", "segmentation", "segmentationclass", "trimaps"}  # fmt: skip
+_PART = re.compile(
+    r"(?P<name>.*?(fold|part|batch|chunk|shard|subset|split|set|volume|vol|images?|imgs?|archive)s?)[ _-]?\d+", re.I
+)
+_SYSTEM = {"lost+found", "#recycle", "@recycle"}  # never a class
 
 
 @dataclasses.dataclass
@@ -33,12 +41,16 @@ class Listing:
         labels: class names in the order of the class indices; None for those of the samples, sorted.
         places: where each class was found, for messages.
         source: what the classes are read from, for messages.
+        unlabelled: folders of splits without class folders.
+        problem: why no table could be read, or "".
     """
 
     samples: dict[str, Any]
     labels: tuple[str, ...] | None = None
     places: dict[str, str] = dataclasses.field(default_factory=dict)
     source: str = ""
+    unlabelled: dict[str, Folder] = dataclasses.field(default_factory=dict)
+    problem: str = ""
 
 
 def split_of(name: str) -> str | None:
@@ -56,9 +68,10 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
         UserError: two folders are the same split.
     """
     found: dict[str, Folder] = {}
-    others = {name for name, f in folder.folders.items() if split_of(name) is None and has_images(f)}
+    names = _split_names(folder)
+    others = {name for name, f in folder.folders.items() if name not in names and has_images(f)}
     for name, child in folder.folders.items():
-        split = split_of(name)
+        split = names.get(name)
         if split in found:
             raise UserError(f"{found[split].path} and {child.path}: both are the {split} split; put them into one folder")
         if split is not None:
@@ -70,16 +83,31 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
     held_out = {s: child for s, child in found.items() if others & set(child.folders) or s == "test" and not child.folders}
     if not held_out:
         return {}
-    names = {child.parts[-1] for child in held_out.values()}
-    classes = {name: child for name, child in folder.folders.items() if name not in names}
+    used = {child.parts[-1] for child in held_out.values()}
+    classes = {name: child for name, child in folder.folders.items() if name not in used}
     return {"train": Folder(folder.parts, dict(folder.files), classes), **held_out}
+
+
+def _split_names(folder: Folder) -> dict[str, str]:
+    """Return the split of each folder whose name tells one, also of `a_train` and `a_test`, which only differ in it."""
+    found = {name: split for name in folder.folders if (split := split_of(name))}
+    if found:
+        return found
+    groups: dict[tuple, dict[str, str]] = {}
+    for name in folder.folders:
+        words = re.split(r"[ _-]+", name.lower())
+        for rest, word in ((words[:-1], words[-1]), (words[1:], words[0])):
+            if rest and word in _WORDS:
+                groups.setdefault(tuple(rest), {})[name] = _WORDS[word]
+    splits = [group for group in groups.values() if "train" in group.values() and len(set(group.values())) == len(group) > 1]
+    return splits[0] if len(splits) == 1 else {}
 
 
 def _inner(folder: Folder) -> Folder:
     """Return `train/train` or `train/images` instead of `train`, if that is all there is in it."""
     if len(folder.folders) == 1 and not any(map(looks_like_image, folder.files.values())):
         (name, child), *_ = folder.folders.items()
-        if child.folders and (split_of(name) or name.lower() in _WRAPPERS):
+        if child.folders and (split_of(name) or name.lower() in _WRAPPERS or name == folder.parts[-1]):
             return child
     return folder
 
@@ -124,31 +152,72 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
         UserError: an empty class folder, or other classes in the validation or test split than in the training split.
     """
     folder = unwrap(root)
-    splits = split_folders(folder) or {"train": folder}
+    splits = split_folders(folder) or _splits_in_classes(folder) or {"train": folder}
     listing, used = Listing({}), set()
     for split in sorted(splits, key=ORDER.index):
-        classes = _named_classes(splits[split])
-        if split == "test" and listing.places and len(classes) == 1 and not set(classes) & set(listing.places):
-            continue  # test/images or test/unknown: no label
-        if not classes:
+        classes = _named_classes(_without_parts(splits[split]))
+        if not classes or listing.places and _no_class(split, classes, listing):
+            listing.unlabelled[split] = splits[split]
             continue
         samples = _samples_of(classes)
         _check(split, splits[split], classes, samples, listing, where)
         listing.samples[split] = samples
         used |= {file.parts for children in classes.values() for child in children for file in images_of(child)}
     if listing.samples:
-        unlabelled = [child.parts for split, child in splits.items() if split not in listing.samples]
+        unlabelled = [child.parts for child in listing.unlabelled.values()]
         for file in root.walk():
             if file.parts not in used:
                 left_out.add(file.path, _why_not(file, unlabelled))
     return listing
 
 
+def _no_class(split: str, classes, listing: Listing) -> bool:
+    """Return whether the only folder of a split is no class: `val/images`, or `test/unknown`."""
+    names = set(classes) - set(listing.places)
+    return len(classes) == len(names) == 1 and (split == "test" or names.pop().lower() in _WRAPPERS)
+
+
+def _splits_in_classes(folder: Folder) -> dict[str, Folder]:
+    """Return the splits of `cat/train`, `cat/test`, `dog/train`, ...; {} for another layout."""
+    classes = [child for child in folder.folders.values() if has_images(child)]
+    splits: dict[str, Folder] = {}
+    for child in classes:
+        names = {name: split_of(name) for name, inner in child.folders.items() if has_images(inner)}
+        if "train" not in names.values() or None in names.values() or any(map(looks_like_image, child.files.values())):
+            return {}
+        for name, split in names.items():
+            part = splits.setdefault(split or "", Folder(folder.parts))
+            part.folders[child.parts[-1]] = Folder(child.parts, {}, {name: child.folders[name]})
+    return splits if len(classes) > 1 else {}
+
+
+def are_parts(names) -> bool:
+    """Return whether folders are the parts of something, by their names: `fold_1` and `fold_2`, `images_001` and so on."""
+    matches = [_PART.fullmatch(name) for name in names]
+    return len(matches) > 1 and all(matches) and len({match["name"].lower() for match in matches if match}) == 1
+
+
+def _without_parts(folder: Folder) -> Folder:
+    """Return the classes in `fold_1`, `fold_2`, ... together."""
+    parts = [child for child in folder.folders.values() if has_images(child)]
+    if not are_parts([child.parts[-1] for child in parts]):
+        return folder
+    merged: dict[str, Folder] = {}
+    for part in parts:
+        inner = {name: child for name, child in part.folders.items() if has_images(child)}
+        if len(inner) < 2 or any(map(looks_like_image, part.files.values())):
+            return folder
+        for name, child in inner.items():
+            merged.setdefault(name, Folder(child.parts)).folders[part.parts[-1]] = child
+    return Folder(folder.parts, {}, merged)
+
+
 def _named_classes(folder: Folder) -> dict[str, list[Folder]]:
     """Return the class folders by class name, sorted; more than one where names differ only in their Unicode form."""
     classes: dict[str, list[Folder]] = {}
     for child in folder.folders.values():
-        classes.setdefault(class_name(child), []).append(child)
+        if child.parts[-1].lower() not in _SYSTEM or has_images(child):
+            classes.setdefault(class_name(child), []).append(child)
     return dict(sorted(classes.items()))
 
 
@@ -166,8 +235,15 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
     filled = {sample.label for sample in samples}
     if split == "train":
         for name, children in classes.items():
-            if name not in filled:
+            if name not in filled or not any(map(has_images, children)):
                 raise UserError(f"{where}/{children[0].path}: no images in it; add some, or remove it")
+        roles = {name.lower(): name for name in classes}
+        images, targets = sorted(_IMAGES & set(roles)), sorted(_TARGETS & set(roles))
+        if images and targets:
+            raise UserError(
+                f"{where}: {roles[images[0]]} and {roles[targets[0]]} are not classes but images and their {targets[0]}; "
+                "put the images of each class into a folder of its name, or list their classes in a table"
+            )
         listing.places = {name: children[0].path for name, children in classes.items()}
         listing.source = f"{folder.path}/ " if folder.parts else ""
     elif listing.places and (unknown := sorted(set(classes) - set(listing.places))):

@@ -16,7 +16,7 @@ from eanet.data.decode import Sample
 from eanet.data.files import Folder, LeftOut, check_not_pointer, name_of
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.splits import Dataset
-from eanet.data.tables import LABEL_COLUMNS
+from eanet.data.table_columns import LABEL_COLUMNS, plain_name
 from modeling_eanet import EANetConfig
 
 HINT = "`pip install datasets` to read data sets in the Hub's formats"
@@ -28,23 +28,34 @@ def is_repo_id(path) -> bool:
     return isinstance(path, str) and bool(REPO_ID.fullmatch(path)) and not os.path.isdir(path.split("/")[0])
 
 
-def is_saved(folder: Path) -> bool:
-    """Return whether a folder was written by `save_to_disk`."""
-    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file() and any(folder.glob("*.arrow"))
+def find_saved(folder: Path) -> Path | None:
+    """Return the folder that `save_to_disk` wrote: this one, or the only one in it; or None."""
+    for place in (folder, *(inner := [path for path in folder.iterdir() if path.is_dir()])[:1]):
+        if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file() and any(place.glob("*.arrow")):
+            return place if place is folder or len(inner) == 1 else None
+    return None
 
 
-def find_shards(root: Folder) -> dict[str, list[str]]:
-    """Return the Parquet files of a tree by split, which the folder's or the file's name tells; {} if there are none."""
-    shards: dict[str, list[str]] = {}
-    for file in root.walk():
-        if file.suffix == ".parquet":
-            shards.setdefault(shard_split(file.parts), []).append(str(file.source))
+def find_shards(root: Folder, where: str) -> dict[str, list]:
+    """Return the Parquet or Arrow files of a tree by split, which the folder's or the file's name tells; {} for none.
+
+    Raises:
+        UserError: they are of several configurations of a data set.
+    """
+    shards: dict[str, list] = {}
+    found = [file for file in root.walk() if file.suffix in (".parquet", ".arrow")]
+    configurations = {tuple(part for part in file.parts[:-1] if split_of(part) is None) for file in found}
+    if len(configurations) > 1:
+        listed = ", ".join(sorted(printable("/".join(parts)) or "." for parts in configurations)[:4])
+        raise UserError(f"{where}: several configurations of a data set ({listed}); give the folder of one")
+    for file in found:
+        shards.setdefault(shard_split(file.parts), []).append(file.source)
     return shards
 
 
 def shard_split(parts: tuple[str, ...]) -> str:
     """Return the split of a shard such as `data/train-00000-of-00001.parquet` or `default/test/0000.parquet`."""
-    for name in (re.split(r"[-_.]\d|\.parquet", parts[-1])[0], *reversed(parts[:-1])):
+    for name in (re.split(r"[-_.]\d|\.(?:parquet|arrow)", parts[-1])[0], *reversed(parts[:-1])):
         if split := split_of(name):
             return split
     return "train"
@@ -109,7 +120,8 @@ def open_tables(path, shards) -> dict[str, Any]:
     datasets.disable_progress_bars()  # ours counts images
     try:
         if shards:
-            tables = datasets.load_dataset("parquet", data_files=shards, streaming=True)
+            kind = "arrow" if next(iter(shards.values()))[0].endswith(".arrow") else "parquet"
+            tables = datasets.load_dataset(kind, data_files=shards, streaming=True)
         elif os.path.isdir(path):
             tables = datasets.load_from_disk(os.fspath(path))
         else:
@@ -163,7 +175,8 @@ def find_columns(table, where: str, image_column=None, label_column=None) -> tup
 
     images = [name for name, feature in features.items() if _is_image(feature)]
     classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    usual = [name for name in LABEL_COLUMNS if name in (classes or features)]
+    plain = {plain_name(name): name for name in reversed(classes or list(features))}
+    usual = [plain[name] for name in LABEL_COLUMNS if name in plain]
     classes = classes if len(classes) == 1 else usual[:1] or classes
     return one("image", image_column, images), one("label", label_column, classes)
 
@@ -172,7 +185,9 @@ def _is_image(feature) -> bool:
     """Return whether a column holds images: by its type, or as bytes and path, as files without the type do."""
     import datasets
 
-    return isinstance(feature, datasets.Image) or isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+    if isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary") or feature is bytes:
+        return True
+    return isinstance(feature, datasets.Image) or isinstance(feature, dict) and "bytes" in feature
 
 
 def _features_of_first_row(table) -> dict[str, Any]:
