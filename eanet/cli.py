@@ -15,11 +15,15 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 import unicodedata
 from pathlib import Path
 
 from modeling_eanet import UserError, first_line
+
+# Tokens of Hugging Face: of users and organisations, their older forms, and those of OAuth, which are longer.
+TOKEN = re.compile(rb"(?:hf|api(?:_org)?)_[A-Za-z0-9]{30,}|hf_(?:(?:oauth|refresh|jwt|app|org)_)+[A-Za-z0-9_.-]{20,}")
 
 __all__ = ["UserError", "first_line"]  # re-exported; the rest of this module is public by its names
 
@@ -43,7 +47,7 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
     except (UserError, OSError) as error:
         if os.environ.get("EANET_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        print(f"{program}: error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"{program}: error: {printable(masked(' '.join(str(error).split())))}", file=sys.stderr)
         return getattr(error, "exit_status", 2)
     except KeyboardInterrupt:
         print(f"\n{program}: {interrupted}", file=sys.stderr)
@@ -75,6 +79,11 @@ def printable(text: str) -> str:
     return "".join(c.encode("unicode_escape").decode() if unicodedata.category(c) in control else c for c in text)
 
 
+def masked(text: str) -> str:
+    """Return `text` with Hugging Face tokens replaced by "hf_***"."""
+    return TOKEN.sub(b"hf_***", text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
+
+
 def duration(seconds: float) -> str:
     """Return a duration such as "1 h 05 min", "12 min" or "40 s"."""
     if seconds < 60:
@@ -97,6 +106,7 @@ def atomic_path(path):
         A `Path` in the same folder to write to. After an error it is removed and `path` is unchanged.
     """
     path = Path(path)
+    remove_leftovers(path.parent, rf"\.{re.escape(path.name)}\.(\d+)\.tmp")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -107,19 +117,91 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-def is_temporary(path) -> bool:
-    """Return whether `path` is what a killed process leaves behind: a temporary file of `atomic_path`."""
-    return re.fullmatch(r"\..+\.\d+\.tmp", Path(path).name) is not None
+@contextlib.contextmanager
+def temporary_folder(parent=None, prefix: str = ".tmp-"):
+    """Yield a new folder as a `Path` and remove it with everything in it; inside `parent`, a rename out of it is atomic.
+
+    What killed processes have left under the same prefix is removed first.
+    """
+    parent = Path(parent or tempfile.gettempdir())
+    remove_leftovers(parent, rf"{re.escape(prefix)}(\d+)-.+")
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+    try:
+        with locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def temporary_folder(parent=None, prefix: str = ".tmp-"):
-    """Yield a new folder as a `Path` and remove it with everything in it; inside `parent`, a rename out of it is atomic."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+def locked(path, flags: int = os.O_RDONLY):
+    """Open a file or folder and lock it for this process, until it ends; the system forgets the lock of a killed process.
+
+    Yields:
+        True, or False if another process has the lock; None where the file system has no locks, or `path` cannot be opened.
+    """
+    handle, state = None, None
     try:
-        yield folder
+        import fcntl
+
+        while state is None:
+            handle = os.open(path, flags, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                state = os.path.samestat(os.fstat(handle), os.stat(path)) or None
+            if state is None:  # its last owner has just removed it
+                os.close(handle)
+    except BlockingIOError:
+        state = False
+    except (ImportError, OSError):
+        pass
+    try:
+        yield state
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+
+
+def is_temporary(path) -> bool:
+    """Return whether `path` has the name of a temporary file of `atomic_path`, or of a folder of `temporary_folder`."""
+    return re.fullmatch(r"\..+\.\d+\.tmp|\.tmp-.+", Path(path).name) is not None
+
+
+def remove_leftovers(folder, pattern: str) -> None:
+    """Remove temporary files and folders of processes that were killed.
+
+    Args:
+        folder: where they are.
+        pattern: regular expression of their names, in which the first group is the number of the process.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = re.fullmatch(pattern, entry.name)
+            if match and not entry.is_symlink() and not _is_used(entry, int(match[1])):
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    os.unlink(entry)
+
+
+def _is_used(entry: os.DirEntry, process: int) -> bool:
+    """Return whether a living process writes to a temporary file or folder.
+
+    The lock of a folder counts, also where its process is in another container, or its number was given to another process.
+    The number counts for files, for a day, and for folders in the minute before they are locked.
+    """
+    age = time.time() - entry.stat().st_mtime
+    if entry.is_dir():
+        with locked(entry) as mine:
+            if mine is False or mine and age > 60:
+                return mine is False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        pass
+    return age < 86_400
 
 
 def write_text(path, text: str) -> None:
@@ -177,8 +259,7 @@ def quiet_tensorflow() -> None:
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("tensorflow", "tf2onnx"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
 
@@ -195,7 +276,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
 
             def quietly(module):
                 sys.meta_path.remove(self)
-                with _native_stderr_silenced():
+                with native_stderr_silenced():
                     execute(module)
                     module.config.list_physical_devices()  # the first look for a GPU prints too
                 logging.getLogger("tensorflow").setLevel(logging.ERROR)  # the import resets it
@@ -205,7 +286,7 @@ class _QuietImport(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def _native_stderr_silenced():
+def native_stderr_silenced():
     """Point file descriptor 2 at the null device; Python's own `sys.stderr` would not reach C++."""
     try:
         saved = os.dup(2)

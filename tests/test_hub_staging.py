@@ -17,7 +17,7 @@ from hub_session import REPO, SECRET, error_line
 import modeling_eanet
 from eanet.cli import UserError
 from eanet.export import export_onnx
-from eanet.hub import provenance, staging, upload
+from eanet.hub import provenance, staging, tokens, upload
 from eanet.hub.card_facts import collect_facts
 from eanet.saving import save_pretrained_keras
 
@@ -83,6 +83,50 @@ def damaged_saved_model(run):
     (run / "saved_model.pb").write_bytes(b"x")
 
 
+def forged_graph(run, change):
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path, model = run / "saved_model.pb", saved_model_pb2.SavedModel()
+    model.ParseFromString(path.read_bytes())
+    change(model.meta_graphs[0])
+    path.write_bytes(model.SerializeToString())
+
+
+def saved_model_that_writes(run):
+    forged_graph(run, lambda graph: graph.graph_def.library.function[-1].node_def.add(name="w", op="WriteFile"))
+
+
+def saved_model_that_saves_when_restored(run):
+    def change(graph):
+        graph.saver_def.restore_op_name = graph.saver_def.save_tensor_name.partition(":")[0]
+
+    forged_graph(run, change)
+
+
+def saved_model_of_other_classes(run):
+    def change(graph):
+        for output in graph.signature_def["serving_default"].outputs.values():
+            output.tensor_shape.dim[1].size = 100
+
+    forged_graph(run, change)
+
+
+def metadata_with_a_lambda(run):
+    from tensorflow.python.keras.protobuf import saved_metadata_pb2
+
+    path, metadata = run / "keras_metadata.pb", saved_metadata_pb2.SavedMetadata()
+    metadata.ParseFromString(path.read_bytes())
+    metadata.nodes[2].metadata = metadata.nodes[2].metadata.replace('"class_name": "EANet"', '"class\\u005fname": "Lambda"')
+    path.write_bytes(metadata.SerializeToString())
+
+
+def config_with_a_lambda(run):
+    config = json.loads((run / "config.json").read_text())
+    layer = config["config"]["layers"][1]
+    layer |= {"module": "keras.layers", "class_name": "Lambda", "registered_name": None}
+    (run / "config.json").write_text(json.dumps(config))
+
+
 def damaged_history(run):
     (run / "history.json").write_text("{}")
 
@@ -139,7 +183,12 @@ def token_in_card(run):
         (saved_model_of_another_run, ["different runs", "SavedModel"]),
         (onnx_of_another_run, ["different runs", "model.onnx"]),
         (old_onnx_of_another_run, ["different runs", "model.onnx"]),
-        (damaged_saved_model, ["SavedModel cannot be loaded"]),
+        (damaged_saved_model, ["SavedModel", "saved_model.pb is damaged"]),
+        (saved_model_that_writes, ["SavedModel", "'WriteFile'"]),
+        (saved_model_that_saves_when_restored, ["SavedModel", "no EANet has"]),
+        (saved_model_of_other_classes, ["different runs", "SavedModel"]),
+        (metadata_with_a_lambda, ["keras_metadata.pb", "'Lambda'"]),
+        (config_with_a_lambda, ["config.json", "other layers"]),
         (damaged_history, ["history.json is damaged"]),
         (damaged_figures, ["figures.json: damaged"]),
         (results_without_a_key, ["eval_results.json", "wall_time_s is missing", "train.py"]),
@@ -181,6 +230,53 @@ def test_only_listed_files_go_up_and_no_token(session, run, hub):
     (run / "history.json").write_text(json.dumps({"note": SECRET}))
     line = error_line(session.push(run), 2)
     assert "history.json" in line and "token" in line and SECRET not in line
+
+
+OTHER_TOKENS = (SECRET, "hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6W.x-_y", "api_org_" + "x" * 34, "api_" + "x" * 34)
+
+
+@pytest.mark.parametrize("token", OTHER_TOKENS)
+@pytest.mark.parametrize(
+    "written",
+    [
+        str.encode,
+        lambda token: token.encode("utf-16"),
+        lambda token: token.encode("utf-16-be"),
+        lambda token: token.encode("utf-32"),
+        lambda token: token.encode("utf-7").replace(b"_", b"+AF8-"),
+        lambda token: json.dumps("é" + token).replace("_", "\\u005f").encode(),
+        lambda token: token.replace("_", "%5F").replace("f", "%66").encode(),
+        lambda token: "".join(f"&#{ord(c)};" for c in token).encode(),
+        lambda token: b"x" * (2**20 - 8) + token.encode("utf-16-le"),  # across two blocks
+    ],
+    ids="utf-8 utf-16 utf-16-be utf-32 utf-7 json url html blocks".split(),
+)
+def test_a_token_is_found_in_any_encoding_and_never_shown(written, token, tmp_path):
+    path = tmp_path / f"{SECRET}.md"
+    path.write_bytes(b"a\0\xff " + written(token) + b" b")
+    with pytest.raises(UserError, match=r"hf_\*\*\*\.md: contains a Hub token") as error:
+        tokens.check_file(path, path)
+    assert SECRET not in str(error.value) and token not in tokens.without_token(f"a {token} b")
+    with pytest.raises(UserError, match="^the message contains a Hub token"):
+        tokens.check_no_token(f"a {token}", "the message")
+
+
+def test_what_only_looks_like_a_token_goes_up(tmp_path):
+    path = tmp_path / "notes.md"
+    path.write_text(
+        "hf_hub_download, hf_small_cifar100_model_2026-11-25_final.png, api_reference_of_the_whole_package HF_TOKEN"
+    )
+    tokens.check_file(path, path)
+
+
+def test_tokens_in_names_and_messages_do_not_go_up(session, run, hub):
+    (run / "samples").mkdir()
+    (run / "samples" / f"{SECRET}.png").write_bytes(b"x")
+    renamed = run.rename(run.with_name(f"run-{SECRET}"))
+    for where, options in (("the folder's name", ()), ("the message", ("--message", f"by {SECRET}")), ("the name ", ())):
+        renamed = renamed if where == "the folder's name" else renamed.rename(run) if renamed != run else run
+        line = error_line(session.push(renamed, *options), 2)
+        assert f"error: {where}" in line and "contains a Hub token" in line and hub.requests == []
 
 
 def test_results_of_earlier_versions_are_still_staged(run, tmp_path):

@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 from eanet.cli import UserError, first_line
+from eanet.hub.saved_model import check_saved_model, same_keras_config
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
+from modeling_eanet import CONFIG_FILE
 
 
 def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
     """Check that weights, SavedModel, ONNX file, results, history and logs are of one run.
+
+    No code of the folder is executed: the SavedModel and Keras' configuration are compared as data. Only an ONNX file is
+    run, whose operations see neither files nor processes.
 
     Args:
         run: how messages name the folder.
@@ -24,27 +29,29 @@ def check_one_run(run: Path, folder: Path, results: dict, model) -> None:
     Raises:
         UserError: two of them are of different runs, or one is damaged.
     """
-    import numpy as np
-
     same = functools.partial(_check_same, run)
     same(checksum_matches(model, results["model"]["checksum"]), "model.weights.h5 with config.json", RESULTS_FILE)
-    size = model.config.image_size
-    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
-    expected = np.asarray(model(images))
-    formats = {"the Keras model of config.json": _predict_keras}
+    if not same_keras_config(folder / CONFIG_FILE, model):
+        raise UserError(
+            f"{run}: {CONFIG_FILE} describes other layers to Keras than its settings do; `python train.py --export {run}` "
+            "writes it again"
+        )
+    formats = {}
     if (folder / SAVED_MODEL_FILES[0]).exists():
-        formats["the SavedModel"] = _predict_saved_model
+        formats["the SavedModel"] = check_saved_model
     if (folder / ONNX_FILE).exists():
-        formats[ONNX_FILE] = functools.partial(_predict_onnx, model)
-    for name, predict in formats.items():
+        formats[ONNX_FILE] = _check_onnx
+    for name, check in formats.items():
         try:
-            predicted = predict(folder, images)
+            of_model = check(folder, model)
         except ImportError:
             print(f"{name} is not checked: its packages are not installed", file=sys.stderr)
             continue
-        except Exception as error:  # the loaders raise anything on a damaged file
-            raise UserError(f"{run}: {name} cannot be loaded ({first_line(error)})") from None
-        same(predicted.shape == expected.shape and np.allclose(predicted, expected, atol=1e-4), name, "model.weights.h5")
+        except UserError as error:
+            raise UserError(f"{run}: {name} {error}") from None
+        except Exception as error:  # the readers raise anything on a damaged file
+            raise UserError(f"{run}: {name} cannot be read ({first_line(error)})") from None
+        same(of_model, name, "model.weights.h5")
     if (folder / HISTORY_FILE).is_file() and results["training"] is not None:
         _check_history(run, folder, results["training"], same)
 
@@ -69,30 +76,19 @@ def _check_same(run: Path, ok, name: str, other: str) -> None:
         raise UserError(f"{run}: {name} and {other} are from different runs; put the files of one run together")
 
 
-def _predict_keras(folder: Path, images):
-    import keras
-    import numpy as np
-
-    return np.asarray(keras.saving.load_model(folder)(images))
-
-
-def _predict_saved_model(folder: Path, images):
-    import tensorflow as tf
-
-    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
-    (probabilities,) = signature(tf.constant(images)).values()
-    return probabilities.numpy()
-
-
-def _predict_onnx(model, folder: Path, images):
-    """Return an empty array for a file made from another model."""
+def _check_onnx(folder: Path, model) -> bool:
+    """Return whether the ONNX file was exported from the model and answers like it."""
     import numpy as np
     import onnxruntime  # noqa: F401, an ImportError means that the file is not checked
 
     from eanet.export import OnnxModel
 
-    exported = OnnxModel(folder / ONNX_FILE)
-    return exported.predict_on_batch(images) if checksum_matches(model, exported.checksum) else np.empty(0)
+    exported, size = OnnxModel(folder / ONNX_FILE), model.config.image_size
+    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3)).astype(np.float32)
+    if not checksum_matches(model, exported.checksum):
+        return False
+    found, expected = exported.predict_on_batch(images), np.asarray(model(images))
+    return found.shape == expected.shape and bool(np.allclose(found, expected, atol=1e-4))
 
 
 def _logged(file: Path, tag: str) -> list[float]:

@@ -10,8 +10,8 @@ import sys
 import time
 
 from eanet.cli import UserError, first_line
+from eanet.hub.tokens import without_token
 
-TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 ATTEMPTS, LONGEST_WAIT = 4, 300  # seconds
 TIMEOUT = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT") or 60)  # seconds without a byte from the Hub
 TRANSIENT = (408, 425, 429)  # and 500 and above
@@ -88,14 +88,6 @@ def notify(text: str) -> None:
     """Print a line to standard error, below any progress bar and without the token."""
     close_progress_bars()
     print(without_token(text), file=sys.stderr)
-
-
-def without_token(text: str) -> str:
-    """Return `text` with every Hub token masked."""
-    from huggingface_hub import get_token
-
-    text = TOKEN.sub(b"hf_***", text.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
-    return text.replace(get_token() or "\0", "hf_***")
 
 
 def close_progress_bars() -> None:

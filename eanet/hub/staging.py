@@ -11,7 +11,6 @@ from pathlib import Path
 from eanet.cli import UserError, read_json, write_json, write_text
 from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
-from eanet.hub.errors import TOKEN
 from eanet.hub.lineage import TREE
 from eanet.hub.provenance import (
     FIGURES_RECORD,
@@ -24,6 +23,7 @@ from eanet.hub.provenance import (
     unrecorded_figures,
 )
 from eanet.hub.records import read_record
+from eanet.hub.tokens import check_file, check_no_token
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
@@ -133,15 +133,6 @@ def check_no_link(root: Path, name: str, cached: bool = False) -> None:
         raise UserError(f"{root / name}: is a link, or in a folder that is one; replace it by the file, or remove it")
 
 
-def check_no_token(content: bytes, name) -> None:
-    """Raise UserError if `content`, of the file `name`, holds a Hub token."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    if TOKEN.search(content) or (token and token.encode() in content):
-        raise UserError(f"{name}: contains a Hub token; remove it, and revoke the token if the file was ever shared")
-
-
 def _copy(root: Path, folder: Path, patterns, cached: bool = False) -> None:
     names = {path.relative_to(root).as_posix() for pattern in patterns for path in root.glob(pattern) if path.is_file()}
     for name in sorted(names):
@@ -150,7 +141,8 @@ def _copy(root: Path, folder: Path, patterns, cached: bool = False) -> None:
 
 def _copy_file(root: Path, name: str, target: Path, cached: bool) -> None:
     check_no_link(root, name, cached)
-    check_no_token((root / name).read_bytes(), root / name)
+    check_no_token(name, f"the name {root / name}")
+    check_file(root / name, root / name)
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(root / name, target)
 

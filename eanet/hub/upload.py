@@ -20,6 +20,7 @@ from eanet.hub.download import matches, pulled_digest, sha256
 from eanet.hub.errors import HubError, connection_failed, explain, set_timeout, status_of, with_retries
 from eanet.hub.front_matter import split_card
 from eanet.hub.staging import CARD
+from eanet.hub.tokens import check_no_token, without_token
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
@@ -75,6 +76,7 @@ def push(
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     staging.check_run(run)
+    _check_given(run, repo_id, revision, message, dataset_name)
     set_timeout()
     token = get_token()
     if HF_HUB_OFFLINE and not dry_run:
@@ -84,7 +86,7 @@ def push(
     if token and not token.isascii():
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
-        print(f"checking {run} …", file=sys.stderr)
+        print(without_token(f"checking {run} …"), file=sys.stderr)
         staged = staging.stage_run(run, folder, saved_model=saved_model)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
@@ -95,7 +97,7 @@ def push(
         job = _Push(
             None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run, dataset_name
         )
-        return with_retries(job.attempt, repo_id)
+        return without_token(with_retries(job.attempt, repo_id))
 
 
 def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, saved_model: bool = True) -> str:
@@ -118,6 +120,13 @@ def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, save
         job = _Push(None, run, staged, repo_id, dataset_name=dataset_name)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
+
+
+def _check_given(run: Path, *texts: str | None) -> None:
+    """Raise UserError if one of the texts that go up, or the folder's name in the default commit message, is a secret."""
+    places = ("the repository's name", "the revision", "the message", "the data's name", "the folder's name")
+    for place, text in zip(places, (*texts, run.absolute().name), strict=True):
+        check_no_token(text or "", place)
 
 
 def _is_public(api, repo_id: str) -> bool:
@@ -204,7 +213,7 @@ class _Push:
         elif self.new_card:
             base = None
         text = render_card(facts) if base is None else update_card(base, facts, where)
-        staging.check_no_token(text.encode(), where)
+        check_no_token(text, f"{where}:")
         split_card(text, "the new card")
         for line in card_warnings(text, facts, where) if base is not None else []:
             self.tell(line)
