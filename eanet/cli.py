@@ -140,7 +140,8 @@ def locked(path, flags: int = os.O_RDONLY):
     Yields:
         True, or False if another process has the lock; None where the file system has no locks, or `path` cannot be opened.
     """
-    handle, state = None, None
+    handle: int | None = None
+    state: bool | None = None
     try:
         import fcntl
 

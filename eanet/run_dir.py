@@ -18,6 +18,7 @@ from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
 from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.loaded_model import load_config
+from eanet.run_lock import LOCK_FILE
 from eanet.saving import KERAS_FILES
 from eanet.train_config import AUTOMATIC_FIELDS, DISTILL_DEFAULTS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
@@ -216,7 +217,7 @@ def _matching_settings(config: TrainConfig) -> dict | None:
         if path.exists() and not path.is_dir():
             raise UserError(f"output {output}: {path} is a file, not a folder")
     if not (output / SETTINGS_FILE).is_file():
-        if output.is_dir() and not all(map(is_temporary, output.iterdir())):
+        if output.is_dir() and not all(is_temporary(path) or path.name == LOCK_FILE for path in output.iterdir()):
             raise UserError(f"output {output}: is not empty and holds no training run; use another folder")
         if config.resume:
             raise UserError(f"output {output}: holds no run to resume; leave out resume to start one")

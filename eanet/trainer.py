@@ -31,6 +31,7 @@ from eanet.run_dir import (
     recorded_training,
     reproducing_command,
 )
+from eanet.run_lock import one_process
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
 from eanet.train_config import TrainConfig, default_ema
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
@@ -39,6 +40,7 @@ from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 EPOCH_NORM_BATCHES, FINAL_NORM_BATCHES = 10, 100
 
 
+@one_process
 def train(config: TrainConfig) -> dict:
     """Train a model, or resume a run, in `config.output`.
 
