@@ -167,7 +167,7 @@ def test_test_command_is_what_ci_runs():
     install = ".venv/bin/pip install -e "
     assert TESTS == f'python3 -m venv .venv && {install}".[dev]" && .venv/bin/python -m pytest'
     ci = (ROOT / ".ci" / "run").read_text()
-    assert 'pip" install -q --no-compile -e ".[dev]"' in ci and 'python" -m pytest' in ci
+    assert 'install -q --no-compile -e ".[dev]"' in ci and 'python" -m pytest' in ci
 
 
 def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
