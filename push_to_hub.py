@@ -43,6 +43,9 @@ def parse_args(argv=None):
     push.add_argument("--message", metavar="TEXT", help="commit message")
     for command in (push, card):
         command.add_argument("--dataset-name", metavar="NAME", help="the data's name on the card (default: its folder's)")
+        command.add_argument("--publish-samples", nargs="?", const="", metavar="DATA", help="publish six test images of "
+                             "your data with the model's answers, scaled to its input; of DATA, or those the run kept "
+                             "(default: none of your images go up)")  # fmt: skip
         command.add_argument("--no-saved-model", dest="saved_model", action="store_false", help="leave out the SavedModel")
     for command in (push, promote):
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")

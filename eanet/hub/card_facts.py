@@ -17,7 +17,9 @@ from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
 
 
-def collect_facts(folder, results: dict, model, repo_id: str, dataset_name: str | None = None) -> dict:
+def collect_facts(
+    folder, results: dict, model, repo_id: str, dataset_name: str | None = None, own_samples: bool = False
+) -> dict:
     """Collect the facts of a card.
 
     Args:
@@ -26,6 +28,7 @@ def collect_facts(folder, results: dict, model, repo_id: str, dataset_name: str 
         model: Keras model of the folder, with its `config`.
         repo_id: "user/name".
         dataset_name: name of the data; None for the recorded one.
+        own_samples: whether the samples are images of the data, which the card gets a widget for.
 
     Returns:
         A dict of JSON values for `card.render_card` and `card.update_card`.
@@ -67,6 +70,7 @@ def collect_facts(folder, results: dict, model, repo_id: str, dataset_name: str 
         "base_model": base,
         "from_scratch": bool(runs) and not runs[0].get("init_from"),
         "samples": sample_answers(folder, model),
+        "own_samples": own_samples,
         "figures": figures,
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
         "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
@@ -95,11 +99,14 @@ def sample_answers(folder: Path, model) -> list[dict]:
     from eanet.predict import classify
 
     paths = sorted(path for path in folder.glob("samples/*") if path.suffix in (".png", ".jpg"))
-    found = []
+    found, labels = [], list(model.config.id2label.values())
+    stems = [file_label(label) for label in labels]
+    known_labels = {stem: label for stem, label in zip(stems, labels, strict=True) if stems.count(stem) == 1}
     for path, answers in zip(paths, classify(model, paths, top_k=5) if paths else [], strict=True):
-        named, label = [answer["label"] for answer in answers], sample_label(path.stem)
-        known = label in model.config.id2label.values()
-        sample = {"file": path.name, "label": label if known else None, "answers": answers}
+        named = [answer["label"] for answer in answers]
+        label = known_labels.get(sample_label(path.stem)) or known_labels.get(path.stem)
+        known = label is not None
+        sample = {"file": path.name, "label": label, "answers": answers}
         found.append({**sample, "top1": known and named[0] == label, "top5": known and label in named})
     return found
 
@@ -108,6 +115,11 @@ def sample_label(stem: str) -> str:
     """Return the label that a sample's file name states: "cat_2" is the second of "cat"."""
     name, _, number = stem.rpartition("_")
     return name if number.isdecimal() and name else stem
+
+
+def file_label(label: str) -> str:
+    """Return the name of a class as it stands in the file name of a sample."""
+    return re.sub(r"[^\w.-]+", "_", label).strip("._-") or "class"
 
 
 def _architecture(config) -> dict:

@@ -98,7 +98,7 @@ def update_front_matter(head: str, facts: dict, where: str, widget: bool = False
             entries["thumbnail"] = None
         elif thumbnail[3] in facts["figures"] and url != thumbnail[0]:
             entries["thumbnail"] = url
-    if "widget" in data or widget:
+    if "widget" in data or widget or facts.get("own_samples"):
         entries["widget"] = widget_of(facts["samples"]) or None
     entries["model-index"] = model_index(data.get("model-index"), facts)
     for key, value in entries.items():

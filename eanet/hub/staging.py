@@ -23,6 +23,7 @@ from eanet.hub.provenance import (
     unrecorded_figures,
 )
 from eanet.hub.records import read_record
+from eanet.hub.samples import publish_samples
 from eanet.hub.tokens import check_file, check_no_token
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
@@ -68,7 +69,9 @@ class Staged:
     cached: bool
 
 
-def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True) -> Staged:
+def stage_run(
+    run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True, samples: str | None = None
+) -> Staged:
     """Copy what goes up, except for the card, into the empty `folder` and check that it belongs together.
 
     Args:
@@ -76,6 +79,7 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
         folder: the staging folder.
         tree: folder of the code.
         saved_model: stage the SavedModel, which must be there; otherwise leave it out.
+        samples: data set with images to publish, "" for those that the run kept; None publishes none of the data.
 
     Returns:
         The `Staged` run. Figures, exports and measurements of other weights are not in it; standard error names those whose
@@ -97,6 +101,8 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
     _check_complete(run, folder, saved_model)
     if with_programs and not is_tree:
         _copy_shared(tree, folder)
+    if samples is not None:
+        publish_samples(run, folder, samples)
     results = read_record(folder / RESULTS_FILE, f"{run / RESULTS_FILE}", "the run's own train.py command rewrites it")
     model = from_pretrained_keras(folder)
     checks.check_one_run(run, folder, results, model)
