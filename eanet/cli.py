@@ -173,12 +173,12 @@ def remove_leftovers(folder, pattern: str) -> None:
 
     Args:
         folder: where they are.
-        pattern: regular expression of their names, in which the first group is the number of the process.
+        pattern: regular expression of their names, in which the group that matches is the number of the process.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = re.fullmatch(pattern, entry.name)
-            if match and not entry.is_symlink() and not _is_used(entry, int(match[1])):
+            if match and not entry.is_symlink() and not _is_used(entry, int(next(filter(None, match.groups())))):
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
                 else:

@@ -137,6 +137,7 @@ def _open(source):
         with contextlib.suppress(OSError):  # a stream
             source.seek(0)
             check_icon(source)
+    _quiet_libtiff()
     try:
         return Image.open(source)
     except UnidentifiedImageError:
@@ -150,6 +151,17 @@ def _open(source):
         if not register_heif():
             raise UserError(HEIF_HINT) from None
         return Image.open(source)
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Stop libtiff from printing its errors to standard error; Pillow raises them too."""
+    import ctypes
+
+    from PIL import Image
+
+    with contextlib.suppress(OSError, AttributeError):  # Pillow was built without it
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def _first_bytes(source) -> bytes | None:

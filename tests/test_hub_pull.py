@@ -2,10 +2,14 @@
 
 import hashlib
 import json
+import os
+import tracemalloc
 
 import pytest
 from hub_server import File
 from hub_session import NEWEST, REPO, Session, commit_by_hand, error_line
+
+from eanet.hub import download, provenance, tokens
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -46,6 +50,26 @@ def test_a_folder_of_your_own_is_left_alone(pushed, session, made_run, tmp_path)
     assert session.run("push", made_run, "--repo-id", "user/other").code == 0
     other = session.run("pull", "--repo-id", "user/other", "--to", back)
     assert f"was pulled from {REPO}" in error_line(other, 2)
+
+
+def test_a_pull_that_was_killed_is_begun_again(pushed, session, tmp_path):
+    left = tmp_path / "back" / ".tmp-999999999-x"
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("half")
+    (tmp_path / "back" / "..pulled.json.999999999.tmp").write_text("half")
+    assert session.pull(tmp_path / "back").code == 0
+    assert not list((tmp_path / "back").glob(".*tmp*")) and (tmp_path / "back" / "config.json").exists()
+
+
+def test_large_files_are_read_block_by_block(tmp_path):
+    path = tmp_path / "large.onnx"
+    path.touch()
+    os.truncate(path, 2**27)
+    tracemalloc.start()
+    assert download.sha256(path) == "254bcc3fc4f27172636df4bf32de9f107f620d559b20d760197e452b97453917"
+    tokens.check_file(path, path)
+    assert not provenance.onnx_matches(path, None) and tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_an_unknown_repository_or_revision_is_one_line(pushed, session, tmp_path):

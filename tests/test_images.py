@@ -411,6 +411,14 @@ def test_damaged_file_raises_os_error_or_user_error(opened):
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 
 
+def test_libtiff_prints_nothing(capfd):
+    content = bytearray(encoded(noise(64, 64), "TIFF", compression="tiff_lzw").read())
+    content[8:200] = bytes(192)
+    with pytest.raises(UserError, match="damaged image"):
+        load_image(io.BytesIO(content), tiny_config())
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", ["path", "file"])
 @pytest.mark.parametrize(
     ("content", "reason"),

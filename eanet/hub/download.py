@@ -17,7 +17,7 @@ import os
 import shutil
 from pathlib import Path
 
-from eanet.cli import UserError, atomic_path, printable, read_json, temporary_folder, write_json
+from eanet.cli import UserError, atomic_path, printable, read_json, remove_leftovers, temporary_folder, write_json
 from eanet.hub.errors import set_timeout, with_retries
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, SAVED_MODEL_FILES
@@ -53,12 +53,12 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
     for path in sorted(p for p in snapshot.rglob("*") if p.is_file()):
         name = path.relative_to(snapshot).as_posix()
         if name != RECORD and matches(name, wanted):
-            files[name] = sha256(path.read_bytes())
+            files[name] = sha256(path)
     if not files:
         raise UserError(f"{repo_id}: revision {revision} has no {'logs' if part == 'logs' else 'model'}")
     for name, digest in files.items():
         path = _inside(to, name)
-        if name not in before and path.exists() and sha256(path.read_bytes()) != digest:
+        if name not in before and path.exists() and sha256(path) != digest:
             raise UserError(f"{to}: {name} already exists and was not pulled; move it, or use another folder")
     gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     _move_in(snapshot, to, files, gone, before, repo_id)
@@ -72,9 +72,10 @@ def pulled_digest(folder: Path, name: str) -> str | None:
     return (_read_record(folder) or {"files": {}})["files"].get(name)
 
 
-def sha256(content: bytes) -> str:
-    """Return the SHA-256 of `content` in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+def sha256(path) -> str:
+    """Return the SHA-256 of a file in hexadecimal, reading it block by block."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def matches(name: str, patterns) -> bool:
@@ -108,6 +109,8 @@ def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
     """Return name to SHA-256 of an earlier pull's files, after checking that this pull would overwrite nothing else."""
     if to.exists() and not to.is_dir():
         raise UserError(f"{to}: is a file, not a folder")
+    if to.is_dir():
+        remove_leftovers(to, r"\.tmp-(\d+)-.+|\.\.pulled\.json\.(\d+)\.tmp")  # of a pull that was killed
     if not to.is_dir() or not any(to.iterdir()):
         return {}
     record = _read_record(to)
@@ -117,7 +120,7 @@ def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:
         raise UserError(f"{to}: was pulled from {record['repo_id']}, not from {repo_id}; use another folder")
     for name, digest in record["files"].items():
         path = _inside(to, name)
-        if path.is_file() and sha256(path.read_bytes()) not in (digest, record["before"].get(name)):
+        if path.is_file() and sha256(path) not in (digest, record["before"].get(name)):
             raise UserError(f"{to}: {name} was changed since it was pulled; move it away, or use another folder")
     return record["files"]
 

@@ -6,6 +6,7 @@ Measurements carry the weights' checksum in their JSON; figures are listed in `f
 from __future__ import annotations
 
 import contextlib
+import mmap
 import re
 from pathlib import Path
 
@@ -34,8 +35,11 @@ def checksum_of(folder: Path) -> str | None:
 
 def onnx_matches(path: Path, model) -> bool:
     """Return True if an ONNX file, quantized or not, was exported from `model`, by the checksum in its metadata."""
-    found = ONNX_CHECKSUM.search(path.read_bytes())
-    return found is not None and checksum_matches(model, found[1].decode())
+    if not path.stat().st_size:
+        return False
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        found = ONNX_CHECKSUM.search(content)
+        return found is not None and checksum_matches(model, found[1].decode())
 
 
 def figures_record(path: Path) -> dict[str, dict]:

@@ -49,7 +49,6 @@ def push(
     message: str | None = None,
     new_card: bool = False,
     dataset_name: str | None = None,
-    publish_samples: str | None = None,
     saved_model: bool = True,
     dry_run: bool = False,
 ) -> str:
@@ -63,7 +62,6 @@ def push(
         message: of the commit.
         new_card: push the run's own card, or a new one, instead of updating the card on the Hub.
         dataset_name: name of the data on the card; None for the recorded one, that of its folder.
-        publish_samples: data set with test images to publish, "" for those that the run kept; None publishes none.
         saved_model: push the SavedModel, which the run must have; otherwise leave it out.
         dry_run: change nothing and return what would be done.
 
@@ -89,7 +87,7 @@ def push(
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
         print(without_token(f"checking {run} …"), file=sys.stderr)
-        staged = staging.stage_run(run, folder, saved_model=saved_model, samples=publish_samples)
+        staged = staging.stage_run(run, folder, saved_model=saved_model)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
         api = HfApi(library_name="eanet")
@@ -99,25 +97,16 @@ def push(
         job = _Push(
             None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run, dataset_name
         )
-        job.own_samples = publish_samples is not None
         return without_token(with_retries(job.attempt, repo_id))
 
 
-def write_card(
-    run: Path,
-    repo_id: str,
-    *,
-    dataset_name: str | None = None,
-    publish_samples: str | None = None,
-    saved_model: bool = True,
-) -> str:
+def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, saved_model: bool = True) -> str:
     """Bring the card in a run's folder up to date, or write a new one, without contacting the Hub.
 
     Args:
         run: folder of a finished run, or the repository itself.
         repo_id: "user/name" that the card names.
-        dataset_name: as for `push`.
-        publish_samples: as for `push`.
+        dataset_name: as for `push`, as is the next.
         saved_model: whether the card is one of a repository with the SavedModel.
 
     Returns:
@@ -127,9 +116,8 @@ def write_card(
         UserError: the run does not belong together, or its card is broken.
     """
     with temporary_folder(prefix="eanet-card-") as folder:
-        staged = staging.stage_run(run, folder, saved_model=saved_model, samples=publish_samples)
-        own = publish_samples is not None
-        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name, own_samples=own)
+        staged = staging.stage_run(run, folder, saved_model=saved_model)
+        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
 
@@ -164,7 +152,6 @@ class _Push:
     new_card: bool = False
     dry_run: bool = False
     dataset_name: str | None = None
-    own_samples: bool = False
     facts: dict | None = None
     onnx_tried: bool = False
     from_hub: list[str] = dataclasses.field(default_factory=list)
@@ -214,15 +201,14 @@ class _Push:
         facts = self.facts
         if facts is None:
             staged = self.staged
-            given = (self.repo_id, self.dataset_name, self.own_samples)
-            facts = collect_facts(staged.folder, staged.results, staged.model, *given)
+            facts = collect_facts(staged.folder, staged.results, staged.model, self.repo_id, self.dataset_name)
             self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
             staging.check_no_link(self.run, CARD, self.staged.cached)
             own = _read_card(path, path)
         base, where = theirs, f"{CARD} of {self.repo_id} on the Hub"
-        if own is not None and (self.new_card or theirs is None or pulled_digest(self.run, CARD) == sha256(theirs.encode())):
+        if own is not None and (self.new_card or theirs is None or self._pulled(theirs)):
             base, where = own, str(path)
         elif self.new_card:
             base = None
@@ -234,6 +220,10 @@ class _Push:
         if own not in (None, theirs) and base is theirs and not _updates_to(own, facts, text):
             self.tell(f"the card on the Hub is kept; {path} is left out (--new-card takes it)")
         return text
+
+    def _pulled(self, theirs: str) -> bool:
+        """Return whether the run's own card is an edited copy of the Hub's."""
+        return pulled_digest(self.run, CARD) == hashlib.sha256(theirs.encode()).hexdigest()
 
     def _head(self) -> tuple[str, bool | None]:
         """Return the revision's commit, or "", and whether the repository is private, or None if there is none."""
@@ -362,7 +352,8 @@ def _read_card(path: Path, where) -> str:
 def _is_same(path: Path, file) -> bool:
     if file is None:
         return False
-    content = path.read_bytes()
     if file.lfs is not None:
-        return file.lfs.sha256 == sha256(content)
-    return file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()  # git's name for it
+        return file.lfs.sha256 == sha256(path)
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)  # git's name for it
+    with open(path, "rb") as content:
+        return file.blob_id == hashlib.file_digest(content, lambda: digest).hexdigest()
