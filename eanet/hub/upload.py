@@ -49,6 +49,7 @@ def push(
     message: str | None = None,
     new_card: bool = False,
     dataset_name: str | None = None,
+    publish_samples: str | None = None,
     saved_model: bool = True,
     dry_run: bool = False,
 ) -> str:
@@ -62,6 +63,7 @@ def push(
         message: of the commit.
         new_card: push the run's own card, or a new one, instead of updating the card on the Hub.
         dataset_name: name of the data on the card; None for the recorded one, that of its folder.
+        publish_samples: data set with test images to publish, "" for those that the run kept; None publishes none.
         saved_model: push the SavedModel, which the run must have; otherwise leave it out.
         dry_run: change nothing and return what would be done.
 
@@ -87,7 +89,7 @@ def push(
         raise UserError("the Hub token contains a character that no token has; copy it again, then `hf auth login`")
     with temporary_folder(prefix="eanet-push-") as folder:
         print(without_token(f"checking {run} …"), file=sys.stderr)
-        staged = staging.stage_run(run, folder, saved_model=saved_model)
+        staged = staging.stage_run(run, folder, saved_model=saved_model, samples=publish_samples)
         if not staged.with_programs:
             print("eanet is installed without its repository: train.py and the other programs are left out", file=sys.stderr)
         api = HfApi(library_name="eanet")
@@ -97,16 +99,25 @@ def push(
         job = _Push(
             None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run, dataset_name
         )
+        job.own_samples = publish_samples is not None
         return without_token(with_retries(job.attempt, repo_id))
 
 
-def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, saved_model: bool = True) -> str:
+def write_card(
+    run: Path,
+    repo_id: str,
+    *,
+    dataset_name: str | None = None,
+    publish_samples: str | None = None,
+    saved_model: bool = True,
+) -> str:
     """Bring the card in a run's folder up to date, or write a new one, without contacting the Hub.
 
     Args:
         run: folder of a finished run, or the repository itself.
         repo_id: "user/name" that the card names.
-        dataset_name: as for `push`, as is the next.
+        dataset_name: as for `push`.
+        publish_samples: as for `push`.
         saved_model: whether the card is one of a repository with the SavedModel.
 
     Returns:
@@ -116,8 +127,9 @@ def write_card(run: Path, repo_id: str, *, dataset_name: str | None = None, save
         UserError: the run does not belong together, or its card is broken.
     """
     with temporary_folder(prefix="eanet-card-") as folder:
-        staged = staging.stage_run(run, folder, saved_model=saved_model)
-        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name)
+        staged = staging.stage_run(run, folder, saved_model=saved_model, samples=publish_samples)
+        own = publish_samples is not None
+        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name, own_samples=own)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
 
@@ -152,6 +164,7 @@ class _Push:
     new_card: bool = False
     dry_run: bool = False
     dataset_name: str | None = None
+    own_samples: bool = False
     facts: dict | None = None
     onnx_tried: bool = False
     from_hub: list[str] = dataclasses.field(default_factory=list)
@@ -201,7 +214,8 @@ class _Push:
         facts = self.facts
         if facts is None:
             staged = self.staged
-            facts = collect_facts(staged.folder, staged.results, staged.model, self.repo_id, self.dataset_name)
+            given = (self.repo_id, self.dataset_name, self.own_samples)
+            facts = collect_facts(staged.folder, staged.results, staged.model, *given)
             self.facts = facts
         own, path = None, self.run / CARD
         if path.is_file():
