@@ -49,10 +49,8 @@ def collect_facts(
     except (TypeError, AttributeError):
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     if dataset_name:
-        note = results["dataset"]["note"]
-        results["dataset"]["name"] = f"{dataset_name} ({note})" if note else dataset_name
-    figures = _figures(folder)
-    onnx = folder / ONNX_FILE
+        results["dataset"]["name"] = with_note(dataset_name, results["dataset"]["note"])
+    figures, onnx = _figures(folder), folder / ONNX_FILE
     return {
         "repo_id": repo_id,
         "results": results,
@@ -79,6 +77,11 @@ def collect_facts(
         "exports": _measured(folder, "exports", model),
         "benchmarks_readme": (folder / "benchmarks" / "README.md").is_file(),
     }
+
+
+def with_note(name: str, note: str) -> str:
+    """Return the name of a data set as eval_results.json has it."""
+    return f"{name} ({note})" if note else name
 
 
 def _figures(folder: Path) -> dict[str, dict]:

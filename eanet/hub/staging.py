@@ -60,6 +60,7 @@ class Staged:
         results: content of its `eval_results.json`.
         with_programs: False where eanet is installed without the repository, so that only the library is staged.
         cached: the run is the folder of the code, where the Hub's cache may have links.
+        own_samples: its samples are images of a person's own data, to be published.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class Staged:
     results: dict
     with_programs: bool
     cached: bool
+    own_samples: bool = False
 
 
 def stage_run(
@@ -113,7 +115,7 @@ def stage_run(
         print(f"{name} is left out: {REPORT[0]} does not have the checksum of these weights", file=sys.stderr)
     drop_other_weights(folder, model)
     _remove_mistakes(folder)
-    return Staged(folder, model, results, with_programs, is_tree)
+    return Staged(folder, model, results, with_programs, is_tree, samples is not None)
 
 
 def check_run(run: Path) -> None:

@@ -99,7 +99,6 @@ def push(
         job = _Push(
             None if alone else api, run, staged, repo_id, revision, private, message, new_card, dry_run, dataset_name
         )
-        job.own_samples = publish_samples is not None
         return without_token(with_retries(job.attempt, repo_id))
 
 
@@ -128,8 +127,7 @@ def write_card(
     """
     with temporary_folder(prefix="eanet-card-") as folder:
         staged = staging.stage_run(run, folder, saved_model=saved_model, samples=publish_samples)
-        own = publish_samples is not None
-        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name, own_samples=own)
+        job = _Push(None, run, staged, repo_id, dataset_name=dataset_name)
         write_text(run / CARD, job.card(None))
     return f"wrote {run / CARD}"
 
@@ -164,7 +162,6 @@ class _Push:
     new_card: bool = False
     dry_run: bool = False
     dataset_name: str | None = None
-    own_samples: bool = False
     facts: dict | None = None
     onnx_tried: bool = False
     from_hub: list[str] = dataclasses.field(default_factory=list)
@@ -214,7 +211,7 @@ class _Push:
         facts = self.facts
         if facts is None:
             staged = self.staged
-            given = (self.repo_id, self.dataset_name, self.own_samples)
+            given = (self.repo_id, self.dataset_name, staged.own_samples)
             facts = collect_facts(staged.folder, staged.results, staged.model, *given)
             self.facts = facts
         own, path = None, self.run / CARD
