@@ -8,6 +8,9 @@
 
 Results go to standard output in the order of the paths, progress and errors to standard error. Exit status: 0, all
 images were classified; 1, some could not be read; 2, none was classified.
+
+Models and images of strangers are safe here: config.json, model.weights.h5 and an ONNX file are read as data, and what is
+damaged or out of proportion is refused. The SavedModel next to them is not read: it is a program, so load no stranger's.
 """
 
 from __future__ import annotations

@@ -198,10 +198,14 @@ def test_long_names_and_deep_folders(tmp_path):
     assert sizes(write_tar(tmp_path / "set.tar", content, "")) == (4, None, None, 1)
 
 
-def test_bombs_are_refused_in_time(tmp_path, monkeypatch):
+@pytest.mark.parametrize("first", [0, 2**22], ids=["zeros", "after images"])
+def test_bombs_are_refused_in_time(first, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MAX_EXPANDED_BYTES", 2**26)
     zeros = tmp_path / "zeros.tar.gz"
     with tarfile.open(zeros, "w:gz", compresslevel=1) as tar:
+        entry = tarfile.TarInfo("train/cat/noise.png")
+        entry.size = first
+        tar.addfile(entry, io.BytesIO(os.urandom(first)))
         for i in range(4):
             entry = tarfile.TarInfo(f"train/cat/{i}.raw")
             entry.size = 30 * 2**20

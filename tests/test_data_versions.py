@@ -2,14 +2,19 @@
 
 import io
 import pickle
+import re
+import struct
 import tarfile
+import time
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
 from conftest import tiny_config
 
 from eanet.data import cifar, inspect, load_dataset
+from eanet.data.matlab import load_matlab
 from modeling_eanet import CIFAR100_LABELS, UserError
 
 NAMES10 = [f"class{i}" for i in range(10)]
@@ -167,12 +172,57 @@ def test_damaged(tmp_path, version, name, content, message):
     assert message in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_matlab_without_scipy(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "scipy.io", None)
-    content = {"meta.mat": b"x", "train.mat": b"x", "test.mat": b"x"}
-    path = write(tmp_path, {f"cifar-100-matlab/{name}": data for name, data in content.items()}, "folder")
-    with pytest.raises(UserError, match="scipy.* is not installed; `pip install scipy` to read the MATLAB version"):
-        load_dataset(path, tiny_config())
+def element(kind, data, size=None):
+    return struct.pack("<II", kind, len(data) if size is None else size) + data + bytes(-len(data) % 8)
+
+
+def matrix(kind, shape, value, name=b"data"):
+    flags = element(6, struct.pack("<II", kind, 0))
+    return element(14, flags + element(5, struct.pack("<2i", *shape)) + element(1, name) + value)
+
+
+def cells(depth):
+    value = b""
+    for _ in range(depth):
+        value = matrix(1, (1, 1), value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        (b"", "'data'"),
+        (element(15, zlib.compress(bytes(2**25))), "expands to more than 50 times its size"),
+        (element(15, zlib.compress(matrix(9, (2, 2), element(2, b"abcd")))[:-9]), "it is cut short"),
+        (element(15, b"abcdefgh"), "incorrect header"),
+        (element(14, b"", 2**31), "it is cut short"),
+        (matrix(9, (2**30, 2**30), element(2, b"ab")), "a matrix in it is cut short"),
+        (matrix(9, (-1, -2), element(2, b"ab")), "a matrix in it is cut short"),
+        (cells(20_000), "another kind (1)"),
+        (matrix(16, (1, 1), b""), "another kind (16)"),
+        (matrix(9, (1, 2), element(9, bytes(16))), "'labels'"),
+    ],
+)
+def test_forged_matlab_files_are_refused_in_time(variables, reason, tmp_path):
+    content = b"MATLAB 5.0".ljust(124) + b"\0\1IM" + variables
+    files = VERSIONS["MATLAB 10"]()
+    files["cifar-10-batches-mat/test_batch.mat"] = content
+    start = time.process_time()
+    with pytest.raises(UserError, match=f"test_batch.mat cannot be read as a MATLAB file: .*{re.escape(reason)}"):
+        load_dataset(write(tmp_path, files, "folder"), tiny_config())
+    assert time.process_time() - start < 2
+
+
+def test_matlab_files_are_read_as_scipy_writes_them():
+    scipy_io = pytest.importorskip("scipy.io")
+    values = {"data": np.arange(12, dtype=np.uint8).reshape(3, 4), "labels": np.array([[1.0], [2.0], [300.0]])}
+    values["label_names"] = np.array(["a", "größe", ""], dtype=object)[:, None]
+    for compressed in (False, True):
+        file = io.BytesIO()
+        scipy_io.savemat(file, {**values, "other": {"x": 1}}, do_compression=compressed)
+        found = load_matlab(file.getvalue(), ("data", "labels", "label_names"))
+        assert found["label_names"] == ["a", "größe", ""] and (found["labels"] == values["labels"]).all()
+        assert (found["data"] == values["data"]).all() and found["data"].dtype == np.uint8 and "other" not in found
 
 
 def test_shared_lists_of_labels_do_not_grow(tmp_path):

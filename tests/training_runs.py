@@ -107,7 +107,7 @@ def _watch(folder):
 
 def two_epochs(folder):
     """Copy a run of RECIPE that was stopped after two epochs into `folder`."""
-    return shutil.copytree(watched()[0].with_name("two epochs"), folder / "run")
+    return shutil.copytree(watched()[0].with_name("two epochs"), folder / "run", ignore=shutil.ignore_patterns(".lock"))
 
 
 @contextlib.contextmanager

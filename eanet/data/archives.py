@@ -25,7 +25,7 @@ from eanet.images import is_hidden
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
 # A compressed archive may expand to this, or 50 times its size: images hardly compress.
-MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**29, 50
+MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**28, 50
 ENCRYPTED = "encrypted"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -145,7 +145,9 @@ class _Members:
 def _scan_zip(source: _Source, members: _Members) -> None:
     archive = zipfile.ZipFile(source.open())
     infos = [info for info in archive.infolist() if not info.is_dir()]
-    _check_expansion(source, sum(info.file_size for info in infos))
+    expanded = sum(info.file_size for info in infos)
+    if expanded > MAX_EXPANDED_BYTES and expanded > MAX_EXPANSION * source.size:
+        raise _bomb(source)
     for info in infos:
         problem = ENCRYPTED if info.flag_bits & 1 else ""
         if stat.S_ISLNK(info.external_attr >> 16):
@@ -188,7 +190,7 @@ def _scan_tar(source: _Source, head: bytes, members: _Members) -> None:
         return
     spool = tempfile.TemporaryFile(prefix="eanet-")  # noqa: SIM115 - has no name, and goes with the last reader
     with source.open() as raw, opener(raw, "rb") as file:
-        stream: Any = _Bounded(file, source)
+        stream: Any = _Bounded(file, raw, source)
         try:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _scan_members(tar, spool, members, True)
@@ -248,18 +250,26 @@ def _read_range(file, lock, start: int, size: int) -> bytes:
 
 
 class _Bounded:
-    """Reads a decompressed stream, and raises UserError when it grows out of proportion."""
+    """Reads a decompressed stream, and raises UserError when too much of it is out of proportion to what was compressed."""
 
-    def __init__(self, file, source: _Source):
-        self.file, self.source, self.total = file, source, 0
+    WINDOW = 2**23  # bytes over which the proportion is taken: decompressors read ahead
+
+    def __init__(self, file, raw, source: _Source):
+        self.file, self.raw, self.source = file, raw, source
+        self.window, self.start, self.excess = 0, 0, 0
 
     def read(self, size: int = -1) -> bytes:
         block = self.file.read(size)
-        self.total += len(block)
-        _check_expansion(self.source, self.total)
+        self.window += len(block)
+        if self.window >= self.WINDOW:
+            here = self.raw.tell()
+            if self.window > MAX_EXPANSION * (here - self.start):
+                self.excess += self.window
+            self.window, self.start = 0, here
+            if self.excess > MAX_EXPANDED_BYTES:
+                raise _bomb(self.source)
         return block
 
 
-def _check_expansion(source: _Source, size: int) -> None:
-    if size > MAX_EXPANDED_BYTES and size > MAX_EXPANSION * source.size:
-        raise UserError(f"{source}: expands to more than {MAX_EXPANSION} times its size; unpack it if it is to be trusted")
+def _bomb(source: _Source) -> UserError:
+    return UserError(f"{source}: expands to more than {MAX_EXPANSION} times its size; unpack it if it is to be trusted")

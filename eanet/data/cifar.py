@@ -6,12 +6,14 @@ import contextlib
 import os
 import re
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, printable, require
+from eanet.cli import UserError, printable
 from eanet.data.files import Folder, name_of
+from eanet.data.matlab import load_matlab
 from eanet.data.splits import Dataset, Split
 from eanet.data.unpickle import load_pickle
 from eanet.images import LFS_HINT, LFS_PREFIX
@@ -163,16 +165,14 @@ def _read_binary(path, name, content, is_100, num_classes):
 
 
 def _read_matlab(path, name, content, is_100, num_classes):
-    import io
-
-    scipy_io = require("scipy.io", "`pip install scipy` to read the MATLAB version, or use the python version")
+    wanted = "fine_label_names" if is_100 else "label_names"
+    labels = "fine_labels" if is_100 else "labels"
     try:
-        record = scipy_io.loadmat(io.BytesIO(content))
+        record = load_matlab(content, (wanted,) if num_classes is None else ("data", labels))
         if num_classes is None:
-            return [str(np.ravel(cell)[0]) for cell in np.ravel(record["fine_label_names" if is_100 else "label_names"])]
-        labels = "fine_labels" if is_100 else "labels"
+            return [text + "" for text in record[wanted]]
         x, y = record["data"], np.ravel(record[labels])
-    except Exception as error:  # loadmat raises anything on damaged files
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise UserError(f"{path}: {name} cannot be read as a MATLAB file: {printable(str(error))}") from None
     return _arrays(path, name, x, labels, y, num_classes)
 
