@@ -5,6 +5,7 @@
     curl -s https://example.org/cat.jpg | python inference.py -
     python inference.py cat.jpg --model user/name       a model on the Hugging Face Hub, or another folder
     python inference.py cat.jpg --runtime onnx          its ONNX export, without TensorFlow
+    python inference.py cat.jpg --model FILE.tflite     an export, ONNX or LiteRT
 
 Results go to standard output in the order of the paths, progress and errors to standard error. Exit status: 0, all
 images were classified; 1, some could not be read; 2, none was classified.
@@ -33,9 +34,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         prog="inference.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image, folder, or - for an image on standard input")
-    parser.add_argument("--model", default=HERE, metavar="DIR_OR_REPO", help="default: the model next to this program")
     parser.add_argument(
-        "--runtime", choices=RUNTIMES, default="keras", help="onnx uses onnx/model.onnx and no TensorFlow (default: keras)"
+        "--model", default=HERE, metavar="NAME", help="folder, Hub repository or export (default: next to this program)"
+    )
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="onnx uses onnx/model.onnx, litert litert/eanet.tflite, both without TensorFlow (default: keras)",
     )
     parser.add_argument(
         "--top-k", type=positive_int, metavar="K", help="labels per image (default: 5, or all of fewer than 5 classes)"

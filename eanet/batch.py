@@ -20,7 +20,8 @@ from eanet.images import image_suffixes, is_hidden, load_image
 from eanet.predict import fitting_batch, predict_batch, top_predictions
 
 STDIN = "-"
-RUNTIMES = ("keras", "onnx")
+RUNTIMES = ("keras", "onnx", "litert")
+SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MAX_STDIN_BYTES = 2**27
 
 
@@ -32,9 +33,7 @@ class Result(NamedTuple):
     error: str | None = None
 
 
-def classify_to(
-    out, paths, *, model_name, runtime="keras", top_k=None, output_format="text", batch_size=64
-) -> tuple[int, int]:
+def classify_to(out, paths, *, model_name, runtime=None, top_k=None, output_format="text", batch_size=64) -> tuple[int, int]:
     """Classify files and folders, and write the results to a text stream as they come.
 
     Unreadable files get one line each on standard error. A closed pipe behind `out` ends the work silently.
@@ -42,8 +41,8 @@ def classify_to(
     Args:
         out: the stream, usually `sys.stdout`.
         paths: files, folders, or "-" for standard input.
-        model_name: model folder or Hub repo id.
-        runtime: "keras" or "onnx".
+        model_name: model folder, Hub repo id, .onnx or .tflite file.
+        runtime: one of `RUNTIMES`; None for the one that the name's suffix tells, or Keras.
         top_k: labels per image; None for 5, or all if the model has fewer classes.
         output_format: one of `FORMATS`.
         batch_size: images per batch, at least 1.
@@ -122,23 +121,28 @@ def _images_in(folder) -> list[str]:
     return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
 
 
-def load_model(name: str, runtime: str = "keras"):
+def load_model(name: str, runtime: str | None = None):
     """Load a model for one of the `RUNTIMES`, importing only what that runtime needs.
 
     Args:
-        name: model folder or Hub repo id; for "onnx" also an .onnx file.
-        runtime: "keras" or "onnx".
+        name: model folder, Hub repo id, .onnx or .tflite file.
+        runtime: one of `RUNTIMES`; None for the one that the name's suffix tells, or Keras.
 
     Returns:
-        A `keras.Model`, or an `OnnxModel`, which has the same `predict_on_batch` and `config`.
+        A `keras.Model`, `OnnxModel` or `LitertModel`; all have `predict_on_batch` and `config`.
 
     Raises:
         UserError: there is no such model, it is damaged, or a package is missing.
     """
+    runtime = runtime or SUFFIXES.get(os.path.splitext(name)[1].lower(), "keras")
+    if runtime == "litert":
+        from eanet.export.litert import LitertModel, find_litert
+
+        return LitertModel(find_litert(name))
     if runtime == "onnx":
         from eanet.export.onnx import OnnxModel, find_onnx
 
-        return OnnxModel(find_onnx(name))
+        return _compared(OnnxModel(find_onnx(name)), name)
     from modeling_eanet import from_pretrained_keras
 
     quiet_tensorflow()
@@ -151,6 +155,11 @@ def load_model(name: str, runtime: str = "keras"):
             package = error.name if error.name in ("jax", "torch") else "-r requirements.txt"  # named by KERAS_BACKEND
             hint = f"`pip install {package}`, or use --runtime onnx, which needs only onnxruntime"
             raise UserError(f"{error.name} is not installed; {hint}") from error
+    return _compared(model, name)
+
+
+def _compared(model, name: str):
+    """Return the model, after comparing it with the results in its folder."""
     if os.path.isdir(name):
         from eanet.saving import warn_if_foreign
 

@@ -8,21 +8,20 @@ Importing this module needs NumPy only. Running a file needs onnxruntime; writin
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, printable, require
-from eanet.export.agreement import check_agreement, check_images
+from eanet.export.agreement import MAX_DIFFERENCE, check_agreement, check_images
+from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.export.onnx_graph import INPUT, PROBABILITIES, onnx_graph
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
-from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE, model_checksum
-from modeling_eanet import EANetConfig, model_folder
+from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
+FP16_FILE = "onnx/model_fp16.onnx"
 INSTALL, INSTALL_KERAS = "`pip install onnx onnxruntime`", "`pip install tensorflow keras`"
-MAX_DIFFERENCE = {"float32": 2e-4, "float16": 0.02}  # between the probabilities of the export and of Keras
 
 
 def export_onnx(model, path, config=None, weights: str = "float32") -> None:
@@ -56,27 +55,6 @@ def export_onnx(model, path, config=None, weights: str = "float32") -> None:
         onnx.save(exported, temporary)
         found, expected = (np.asarray(each.predict_on_batch(images)) for each in (OnnxModel(temporary), model))
         check_agreement(path, found, expected, MAX_DIFFERENCE[weights])
-
-
-def check_output(path) -> Path:
-    """Return the path of a file to write. Raises UserError if it is a folder, or in one that does not exist."""
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise UserError(f"{path}: cannot be written; give a file in an existing folder")
-    return path
-
-
-def export_metadata(model, config) -> dict[str, str]:
-    """Return what every export says of itself: `eanet_config`, the settings as JSON, and `checksum`, of the weights."""
-    return {"eanet_config": json.dumps(config.to_dict()), "checksum": model_checksum(model, config)}
-
-
-def read_metadata(path, metadata: dict[str, str]) -> tuple[EANetConfig, str]:
-    """Return the configuration and checksum in an export's metadata. Raises UserError, naming `path`, if there is none."""
-    try:
-        return EANetConfig.from_dict(json.loads(metadata["eanet_config"])), metadata["checksum"]
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not written by eanet.export (metadata: {first_line(error)})") from None
 
 
 def _store_float16(graph) -> None:
@@ -159,13 +137,4 @@ def find_onnx(name: str) -> Path:
     Raises:
         UserError: the folder or repository has no such file, it cannot be downloaded, or huggingface_hub is missing.
     """
-    path = Path(name)
-    if path.is_file() or path.suffix == ".onnx":
-        return path
-    files = (ONNX_FILE, LEGACY_ONNX_FILE)
-    folder = model_folder(name, files=files)
-    for file in files:
-        if (folder / file).is_file():
-            return folder / file
-    output = "" if path.is_dir() else " --output model.onnx"
-    raise UserError(f"{name}: has no {ONNX_FILE}; `python -m eanet.export {name}{output}` writes it")
+    return find_export(name, (ONNX_FILE, LEGACY_ONNX_FILE))

@@ -1,0 +1,198 @@
+"""Exports for phones and in 8 bits: LiteRT, quantized ONNX, and the command that writes all formats."""
+
+import json
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import ROOT, colour_images, only_line, run_main, tiny_config
+
+import export
+import inference
+from eanet.data.splits import Split
+from eanet.export import LitertModel, OnnxModel, agreement, export_litert, find_litert, formats, litert, quantize
+from eanet.saving import model_checksum
+from modeling_eanet import UserError, build_eanet
+
+
+@pytest.fixture(scope="module")
+def split():
+    x, y = colour_images(64, seed=1)
+    return Split(x, y, "test")
+
+
+@pytest.fixture(scope="module")
+def exported(colour_model, tmp_path_factory):
+    pytest.importorskip("ai_edge_litert")
+    path = tmp_path_factory.mktemp("litert") / "m.tflite"
+    export_litert(colour_model, path)
+    return path
+
+
+# LiteRT ---------------------------------------------------------------------------------------------------------------
+
+
+def test_litert_predicts_what_keras_predicts_for_any_batch(colour_model, exported):
+    found = LitertModel(exported, threads=1)
+    for count in (1, 3, 1):
+        images, _ = colour_images(count)
+        np.testing.assert_allclose(found.predict_on_batch(images), colour_model.predict_on_batch(images), atol=1e-5)
+    assert found.config == colour_model.config and found.checksum == model_checksum(colour_model)
+
+
+def test_litert_has_builtin_operators_without_shape_arithmetic(exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=exported.read_bytes())
+    interpreter.allocate_tensors()
+    kinds = {operator["op_name"] for operator in interpreter._get_ops_details()}
+    assert "CONV_2D" in kinds and not [kind for kind in kinds if kind.startswith("Flex")]
+    assert not kinds & {"SHAPE", "PACK", "STRIDED_SLICE", "IS_FINITE", "SELECT_V2", "WHERE"}
+
+
+def test_litert_lists_its_labels(exported):
+    with zipfile.ZipFile(exported) as archive:
+        assert archive.read("labels.txt") == b"red\ngreen\nblue\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(shared_memory=True, head_dims=(2, 3), slots=(9, 9), norm="layer", activation="gelu_tanh"),
+        dict(tokenizer="patch", patch_size=4, position_embedding=True, norm="layer", activation="gelu"),
+        dict(
+            embed_dims=(8, 12, 16), depths=(1, 1, 1), num_heads=(1, 2, 4), slots=(4, 1, 3), head_dims=(2, 3, 4), patch_size=1
+        ),
+    ],
+)
+def test_every_architecture_has_a_litert_form(changes, tmp_path):
+    export_litert(build_eanet(tiny_config(**changes)), tmp_path / "m.tflite")  # compares the probabilities
+
+
+def test_inference_runs_an_export_by_its_name(exported, colour_folder, capsys):
+    answers = []
+    for options in (["--model", exported], ["--model", colour_folder]):
+        assert run_main(inference, ROOT / "samples", "--format", "json", *options) == 0
+        answers.append(json.loads(capsys.readouterr().out))
+    for ours, theirs in zip(*answers, strict=True):
+        scores = [{p["label"]: p["score"] for p in answer["predictions"]} for answer in (ours, theirs)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "flipped", "another program's"])
+def test_a_damaged_or_foreign_litert_file_is_one_line(damage, exported, tmp_path, capsys):
+    content, path = exported.read_bytes(), tmp_path / "m.tflite"
+    flipped = content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+    foreign = content[: content.index(b"PK\x03\x04")]
+    path.write_bytes({"empty": b"", "text": b"no model", "cut": content[:9000], "flipped": flipped}.get(damage, foreign))
+    assert run_main(inference, ROOT / "samples" / "apple.png", "--model", path) == 2
+    line = only_line(capsys.readouterr().err)
+    assert str(path) in line and ("changed after its export" if damage == "flipped" else "not a LiteRT file") in line
+
+
+def test_a_missing_litert_file_says_how_to_make_one(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match=f"`python -m eanet.export --format litert {tiny_folder}`"):
+        find_litert(str(tiny_folder))
+    with pytest.raises(UserError, match="no.tflite: no such file"):
+        LitertModel(tmp_path / "no.tflite")
+
+
+@pytest.mark.parametrize("package", ["ai_edge_litert", "ai_edge_quantizer"])
+def test_a_missing_package_is_named(package, colour_model, split, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(package)] + [package]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"{package}[\w.]* is not installed; `pip install ai-edge-litert"):
+        litert.export_litert_int8(colour_model, tmp_path / "m.tflite", split.x[:2], split)
+    assert not list(tmp_path.iterdir())
+
+
+def test_litert_needs_the_tensorflow_backend(colour_model, tmp_path, monkeypatch):
+    import keras
+
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match="backend jax: .* KERAS_BACKEND=tensorflow"):
+        export_litert(colour_model, tmp_path / "m.tflite")
+
+
+# 8 bits ---------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path):
+    import onnx
+
+    found, expected = quantize.export_int8(colour_model, tmp_path / "m.onnx", split.x[:32], split)
+    assert found >= expected - 1 / 64 and expected > 0.9
+    model = OnnxModel(tmp_path / "m.onnx")
+    assert model.config == colour_model.config and model.checksum == model_checksum(colour_model)
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 10
+    outputs = {output.name for output in model.session.get_outputs()}
+    assert {"probabilities", "features", "attention_0", "attention_1"} == outputs
+
+
+@pytest.mark.slow
+def test_litert_int8_keeps_the_accuracy(colour_model, split, tmp_path):
+    pytest.importorskip("ai_edge_quantizer")
+    found, expected = litert.export_litert_int8(colour_model, tmp_path / "m.tflite", split.x[:32], split)
+    assert found >= expected - 1 / 64
+    assert LitertModel(tmp_path / "m.tflite").checksum == model_checksum(colour_model)
+
+
+class Constant:
+    """Answers with one class."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def predict_on_batch(self, images):
+        return np.eye(3)[[self.answer] * len(images)]
+
+
+def test_a_quantized_model_that_loses_accuracy_is_refused(split):
+    right = Split(split.x, np.zeros(64, int), "test")
+    assert agreement.check_accuracy("m.onnx", Constant(0), Constant(0), right) == (1, 1)
+    with pytest.raises(UserError, match=r"m.onnx: not written; .* top-1 0.0% instead of 100.0% on 64 images of test"):
+        agreement.check_accuracy("m.onnx", Constant(1), Constant(0), right)
+
+
+@pytest.mark.parametrize("found", [[[0.5, 0.6]], [[np.nan, 0.5]]])
+def test_other_probabilities_are_refused(found):
+    agreement.check_agreement("m.onnx", [[0.5, 0.5]], [[0.5, 0.5]], 1e-4)
+    with pytest.raises(UserError, match="not written; its probabilities differ"):
+        agreement.check_agreement("m.onnx", found, [[0.5, 0.5]], 1e-4)
+
+
+# Command line ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--format", "int8"], "--format int8 needs images: --data"),
+        (["--format", "all", "--output", "m.onnx"], "--format all writes several"),
+        (["--format", "gguf"], "invalid choice: 'gguf'"),
+    ],
+)
+def test_bad_options_are_named(options, text, tiny_folder, capsys):
+    assert run_main(export, tiny_folder, *options) == 2
+    assert text in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_all_formats_say_which_could_not_be_written(tmp_path, monkeypatch, capsys):
+    def write(model, path, *args, **options):
+        if "litert" in str(path):
+            raise UserError("litert is not installed")
+        path.write_bytes(b"file")
+
+    monkeypatch.setattr(formats, "export_onnx", write)
+    monkeypatch.setattr(formats, "export_litert", write)
+    left_out = formats.export_all(None, tmp_path, tuple(formats.FORMATS))
+    said = capsys.readouterr()
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
+        "onnx", "onnx/model.onnx", "onnx/model_fp16.onnx"
+    }  # fmt: skip
+    assert len(left_out) == 3 and said.err.splitlines()[0].startswith("int8 is left out: needs images")
+    assert said.out.splitlines() == [f"wrote {tmp_path / name}" for name in ("onnx/model.onnx", "onnx/model_fp16.onnx")]
