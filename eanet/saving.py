@@ -140,7 +140,7 @@ def warn_if_foreign(model, folder) -> bool:
     """Compare a model with the checksum in its folder's eval_results.json; a line on standard error if it is another's.
 
     Args:
-        model: what was loaded from `folder`.
+        model: what was loaded from `folder`: a Keras model, or an export, which has a `checksum`.
         folder: a local folder; without an eval_results.json, or one without a checksum, there is nothing to compare.
 
     Returns:
@@ -151,7 +151,8 @@ def warn_if_foreign(model, folder) -> bool:
         recorded = json.loads(path.read_text(encoding="utf-8"))["model"]["checksum"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
-    if not isinstance(recorded, str) or checksum_matches(model, recorded):
+    exported = getattr(model, "checksum", None)
+    if not isinstance(recorded, str) or recorded == exported or exported is None and checksum_matches(model, recorded):
         return False
     reason = "its weights or class names are not those of its eval_results.json; they come from another run, or were changed"
     print(f"{Path(sys.argv[0]).name}: warning: {printable(str(folder))}: {reason}", file=sys.stderr)

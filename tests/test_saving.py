@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -294,6 +295,17 @@ def test_results_of_other_weights_or_labels_are_one_line(load, change, measured,
     load(str(measured))
     line = only_line(capsys.readouterr().err)
     assert f"warning: {measured}: its weights or class names are not those of its eval_results.json" in line
+
+
+def test_results_of_another_export_are_one_line(measured, monkeypatch, capsys):
+    checksum = json.loads((measured / "eval_results.json").read_text())["model"]["checksum"]
+    for recorded, lines in ((checksum, 0), ("00000000", 1)):
+        exported = SimpleNamespace(checksum=recorded)
+        monkeypatch.setattr("eanet.export.onnx.OnnxModel", lambda path, exported=exported: exported)
+        (measured / "onnx").mkdir(exist_ok=True)
+        (measured / "onnx" / "model.onnx").touch()
+        load_model(str(measured), "onnx")
+        assert capsys.readouterr().err.count("not those of its eval_results.json") == lines
 
 
 @pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"model": 3}', '{"model": {"checksum": 7}}', "[" * 100_000])
