@@ -6,9 +6,9 @@ from fuzz.run import LONG, SHORT, make_materials, run_family
 
 
 @pytest.fixture(scope="session")
-def materials(tiny_model, tmp_path_factory):
-    """A tiny model with its ONNX file, and valid images."""
-    return make_materials(tiny_model, tmp_path_factory.mktemp("fuzz"))
+def materials(tiny_model, tiny_folder, tmp_path_factory):
+    """A tiny model in all its formats, and valid images."""
+    return make_materials(tiny_model, tiny_folder, tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -5,6 +5,7 @@ accepted, and one `Outcome` per call. It raises `Violation` for what must not ha
 """
 
 import base64
+import functools
 import io
 import json
 import math
@@ -13,6 +14,7 @@ import pickle
 import shutil
 import tarfile
 import zipfile
+import zlib
 
 import h5py
 import numpy as np
@@ -31,11 +33,12 @@ class Materials:
 
     Args:
         model: folder of a tiny model with onnx/model.onnx.
+        saved_model: folder with its SavedModel.
         home: an empty folder.
     """
 
-    def __init__(self, model, home):
-        self.model, self.home = model, home
+    def __init__(self, model, saved_model, home):
+        self.model, self.saved_model, self.home = model, saved_model, home
         self.image = paint(home / "good" / "red.png", "red")
         self.config = json.loads((model / "config.json").read_text())
         self.images = []
@@ -46,6 +49,13 @@ class Materials:
                 options = {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"} if fmt == "JPEG" else {}
                 image.convert("RGB" if fmt in ("JPEG", "PPM") else mode).save(file, fmt, **options)
                 self.images.append((suffix, file.getvalue()))
+
+    @functools.cache  # noqa: B019 - there is one object
+    def keras_model(self):
+        """Return the model."""
+        from modeling_eanet import from_pretrained_keras
+
+        return from_pretrained_keras(self.model)
 
     def copy_model(self, folder):
         """Return a fresh copy of the model's three Keras files and its ONNX file in `folder`."""
@@ -250,6 +260,35 @@ def pickles(rng, folder, materials):
     return _inspect(folder, inputs)
 
 
+@functools.cache
+def _matlab_bombs():
+    from test_data_versions import cells, element, matrix
+
+    whole = matrix(9, (2**31 - 1, 2**31 - 1), element(2, b"a"))
+    return [element(15, zlib.compress(part)) for part in (bytes(2**26), cells(2000), whole)] + [
+        element(15, bytes(100)),
+        whole,
+    ]
+
+
+def matlab(rng, folder, materials):
+    """CIFAR in its MATLAB version, damaged or forged."""
+    from test_data_versions import element, matrix
+
+    inputs, x = _fresh(folder / "matlab"), random_images(20, int(rng.integers(1000)))
+    data = matrix(9, (20, 3072), element(2, x.transpose(0, 3, 1, 2).reshape(20, 3072).tobytes("F")))
+    labels = matrix(9, (20, 1), element(2, bytes(i % 2 for i in range(20))), b"fine_labels")
+    names = matrix(1, (2, 1), b"".join(matrix(4, (1, 1), element(16, c), b"") for c in (b"a", b"b")), b"fine_label_names")
+    for name, parts in (("train", [data, labels]), ("test", [data, labels]), ("meta", [names])):
+        if rng.random() < 0.3:
+            parts.insert(int(rng.integers(len(parts) + 1)), _matlab_bombs()[rng.integers(5)])
+        if rng.random() < 0.5:
+            parts = [element(15, zlib.compress(part)) for part in parts]
+        content = b"MATLAB 5.0".ljust(124) + b"\0\1IM" + b"".join(parts)
+        (inputs / f"{name}.mat").write_bytes(mutate_bytes(rng, content) if rng.random() < 0.5 else content)
+    return _inspect(folder, inputs)
+
+
 def payloads(rng, folder, materials):
     """Requests to the endpoint."""
     if not hasattr(materials, "handler"):
@@ -309,4 +348,16 @@ def records(rng, folder, materials):
     return pull_into(rng, folder, materials)
 
 
-FAMILIES = {f.__name__: f for f in (images, configs, weights, onnx_files, archives, pickles, payloads, cards, records)}
+def saved_models(rng, folder, materials):
+    """A SavedModel that is to be pushed, damaged or with a program in its graph."""
+    from fuzz.saved_models import check
+
+    return check(rng, folder, materials)
+
+
+FAMILIES = {
+    family.__name__: family
+    for family in (
+        images, configs, weights, onnx_files, saved_models, archives, pickles, matlab, payloads, cards, records
+    )
+}  # fmt: skip

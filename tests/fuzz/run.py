@@ -8,10 +8,10 @@ from fuzz.attempt import Violation
 from fuzz.families import FAMILIES, Materials
 
 # Seeds per family: a bounded run for every day, and a long one.
-SHORT = {"images": 4, "configs": 12, "weights": 8, "onnx_files": 12, "archives": 25, "pickles": 25, "payloads": 25,
-         "cards": 60, "records": 15}  # fmt: skip
-LONG = {"images": 125, "configs": 600, "weights": 600, "onnx_files": 900, "archives": 1500, "pickles": 1500,
-        "payloads": 700, "cards": 1200, "records": 1000}  # fmt: skip
+SHORT = {"images": 4, "configs": 8, "weights": 8, "onnx_files": 12, "saved_models": 12, "archives": 25, "pickles": 25,
+         "matlab": 25, "payloads": 20, "cards": 40, "records": 15}  # fmt: skip
+LONG = {"images": 150, "configs": 250, "weights": 250, "onnx_files": 600, "saved_models": 400, "archives": 1000,
+        "pickles": 1000, "matlab": 700, "payloads": 500, "cards": 900, "records": 700}  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -26,15 +26,15 @@ class Tally:
     violations: list = dataclasses.field(default_factory=list)
 
 
-def make_materials(model, home) -> Materials:
-    """Save a tiny model with its ONNX file in the folder `home`, and make valid inputs to be damaged."""
+def make_materials(model, saved_model, home) -> Materials:
+    """Save a tiny model with its ONNX file in the folder `home`; return that, its SavedModel and other valid inputs."""
     from eanet.export import export_onnx
     from eanet.saving import save_pretrained_keras
 
     save_pretrained_keras(model, home / "tiny", saved_model=False)
     (home / "tiny" / "onnx").mkdir()
     export_onnx(model, home / "tiny" / "onnx" / "model.onnx")
-    return Materials(home / "tiny", home)
+    return Materials(home / "tiny", saved_model, home)
 
 
 def run_family(name, seeds, folder, materials) -> Tally:
