@@ -30,10 +30,10 @@ import modeling_eanet  # noqa: E402
 TINY = dict(embed_dims=(16, 24), depths=(1, 1), num_heads=(2, 2), slots=(4, 4), head_dims=(8, 12), drop_path=0.2)
 modeling_eanet.PRESETS["tiny"] = TINY
 LABELS = ("red", "green", "blue")
-# TensorFlow imports JAX and Keras matplotlib where they are installed, which takes a third of the time of a short process.
+# TensorFlow and Keras import these where they are installed, which takes a third of the time of a short process.
 LEAN = (
     "import os, sys; lean = os.environ.get('KERAS_BACKEND') != 'jax'; "
-    "sys.modules.update(dict.fromkeys(('jax', 'matplotlib') if lean else ()))"
+    "sys.modules.update(dict.fromkeys(('jax', 'matplotlib', 'pandas', 'IPython') if lean else ()))"
 )
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 
@@ -184,15 +184,50 @@ def shared(name, build):
     return folder
 
 
-# Files that take longest, by far: they are begun first, so that no core is idle at the end.
-LONG = ("hub_push", "train_resume", "trainer", "distillation", "notebook", "promote", "readme", "hub_faults", "run_dir",
-        "shipped", "card_push", "train_cli", "compatibility", "hub_staging")  # fmt: skip
+# Files that take longest, by far: they are begun first, so that no core is idle at the end. Those of HUB share the process
+# of a Session with TensorFlow and a Hub client, so one worker runs them all.
+HUB = ("card_push", "hub_faults", "hub_push", "hub_staging", "hub_pull")
+LONG = (*HUB, "train_resume", "trainer", "distillation", "promote", "readme", "run_dir", "shipped", "train_cli",
+        "compatibility")  # fmt: skip
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give the files of HUB to one worker, with `--dist loadfile`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "hub" if Path(file).stem.removeprefix("test_") in HUB else file
+
+    return Files(config, log)
 
 
 def pytest_collection_modifyitems(items):
     """Put the long files first."""
     rank = {f"test_{name}": i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONG)))
+
+
+@pytest.fixture
+def fake_download(monkeypatch):
+    """A function that makes every download from the Hub a local folder; it returns a list of (repo id, files asked for)."""
+    import huggingface_hub
+
+    def fake(folder):
+        asked = []
+
+        def snapshot_download(repo_id, allow_patterns, **options):
+            asked.append((repo_id, sorted(allow_patterns)))
+            return str(folder)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+        return asked
+
+    return fake
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,10 @@ import functools
 import shutil
 
 import pytest
-from conftest import run_main, shared, write_official
+from conftest import shared, write_official
 from hub_server import Hub
 from hub_session import NEWEST, Session
+from training_runs import quick_run
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +55,9 @@ def made_run():
 
 def _make_run(folder):
     import modeling_eanet
-    import train
     from eanet.export import export_onnx
 
-    data, run = write_official(folder / "colours"), folder / "run"
-    recipe = ["--preset", "tiny", "--epochs", 2, "--batch-size", 64]
-    assert run_main(train, "--data", data, *recipe, "--output", run) == 0
+    run = quick_run(write_official(folder / "colours"), folder / "run", "--epochs", 2, "--batch-size", 64)
     (run / "onnx").mkdir()
     export_onnx(modeling_eanet.from_pretrained_keras(run), run / "onnx" / "model.onnx")
 

@@ -1,4 +1,4 @@
-"""Run push_to_hub.py with a real client against the test Hub."""
+"""Run push_to_hub.py and other code with a real client against the test Hub."""
 
 import json
 import os
@@ -22,12 +22,10 @@ sys.argv[0] = "push_to_hub.py"
 import modeling_eanet
 modeling_eanet.PRESETS["tiny"] = {TINY!r}
 """
-# Runs push_to_hub.py for each line of JSON it is sent: TensorFlow is imported once, and a run that was found to belong
+# Runs the code of each line of JSON it is sent: TensorFlow is imported once, and a run that was found to belong
 # together is not loaded again while it has the same bytes. Waits, ours and the client's, are recorded and cut short.
 WORKER = """
-import contextlib, io, json, os, time, traceback
-import push_to_hub
-from eanet.cli import run
+import contextlib, io, json, time, traceback
 from eanet.hub import checks
 waits, sleep = [], time.sleep
 def nap(seconds):
@@ -44,11 +42,12 @@ checks.check_one_run = check_once
 reply = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 for line in sys.stdin:
-    job, out, err = json.loads(line), io.StringIO(), io.StringIO()
+    job, out, err, code = json.loads(line), io.StringIO(), io.StringIO(), 0
     os.environ.update(job["env"])
+    sys.argv[1:] = job["argv"]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = run(push_to_hub.main, job["argv"])
+            exec(job["code"], {"sys": sys, "modeling_eanet": modeling_eanet})
         except SystemExit as stop:
             code = stop.code
         except BaseException:
@@ -57,6 +56,7 @@ for line in sys.stdin:
     print(json.dumps([code, out.getvalue(), err.getvalue(), waits]), file=reply, flush=True)
     waits.clear()
 """
+PROGRAM = "import push_to_hub\nfrom eanet.cli import run\nsys.exit(run(push_to_hub.main, sys.argv[1:]))"
 
 
 def client_path(version):
@@ -84,19 +84,17 @@ class Session:
         self.env |= env if hub.xet else {"HF_HUB_DISABLE_XET": "1", **env}
 
     def python(self, code, *args, **env):
-        """Run a snippet in a process of its own."""
-        command = [sys.executable, "-c", SETUP + code, *map(str, args)]
-        done = subprocess.run(command, env=self.env | env, capture_output=True, text=True, timeout=300)
-        return self._result(done.returncode, done.stdout, done.stderr)
-
-    def run(self, *args, **env):
-        """Run `push_to_hub.py ARGS`."""
+        """Run code with the arguments `args`, in the process that all code of the session runs in."""
         if self.worker is None:
             command = [sys.executable, "-c", SETUP + WORKER]
             self.worker = subprocess.Popen(command, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        job = {"argv": [str(arg) for arg in args], "env": {"HF_TOKEN": self.hub.token} | env}
+        job = {"code": code, "argv": [str(arg) for arg in args], "env": {"HF_TOKEN": self.hub.token} | env}
         print(json.dumps(job), file=self.worker.stdin, flush=True)
         return self._result(*json.loads(self.worker.stdout.readline()))
+
+    def run(self, *args, **env):
+        """Run `push_to_hub.py ARGS`."""
+        return self.python(PROGRAM, *args, **env)
 
     def push(self, run, *args, **env):
         return self.run("push", run, "--repo-id", REPO, *args, **env)
@@ -104,7 +102,7 @@ class Session:
     def pull(self, to, *args, **env):
         return self.run("pull", "--repo-id", REPO, "--to", to, *args, **env)
 
-    def _result(self, code, out, err, waits=()):
+    def _result(self, code, out, err, waits):
         for secret in (SECRET, self.hub.token, self.hub.read_token):
             assert secret not in out + err
         return SimpleNamespace(code=code, out=out, err=err, waits=waits)

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT, run_main, write_official
 from hub_server import LFS_NAMES, File, card_errors, front_matter
 from hub_session import REPO, card_on, change_accuracy, commit_by_hand, error_line
-from training_runs import quick_runs
+from training_runs import cifar_run, quick_runs
 
 import train
 from eanet.cli import duration
@@ -48,16 +48,6 @@ CIFAR-100 carries no explicit licence.
 OLD_NUMBERS = re.compile(r"73\.66|92\.40|1\.023|82\.7 ?%|65\.2 ?%|78\.96|0\.7896|0\.9665|1\.0226|0\.7366")
 
 
-@pytest.fixture(scope="module")
-def cifar_run(tmp_path_factory):
-    """A freshly trained run with the classes of CIFAR-100, and nothing else in its folder."""
-    folder = tmp_path_factory.mktemp("fresh")
-    data = write_official(folder / "cifar-100-python", train=128, labels=CIFAR100_LABELS)
-    options = ["--preset", "tiny", "--epochs", 1, "--batch-size", 64, "--ema", 0, "--output", folder / "run"]
-    assert run_main(train, "--data", data, *options) == 0
-    return folder / "run"
-
-
 def as_files(folder):
     """Return the files of a folder as a Hub holds them."""
     names = subprocess.run(["git", "ls-files"], cwd=folder, capture_output=True, text=True).stdout.split()
@@ -86,9 +76,9 @@ def full_hub(session, hub):
     return hub
 
 
-def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, cifar_run, tmp_path):
+def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, tmp_path):
     before = full_hub.repos[REPO].head().files
-    done = session.push(cifar_run)
+    done = session.push(cifar_run())
     assert done.code == 0, done.err
     after = full_hub.repos[REPO].head().files
     for name, file in after.items():
@@ -115,7 +105,7 @@ def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, 
     figures = {name for name in after if name.startswith("figures/") and name.endswith(".png")}
     ours = {f"figures/{name}.png" for name in ("calibration", "confusion", "curves")}
     assert figures == {"figures/mine.png", "figures/scaling.png", *ours}  # another architecture
-    assert all(after[name].content == (cifar_run / name).read_bytes() != before[name].content for name in ours)
+    assert all(after[name].content == (cifar_run() / name).read_bytes() != before[name].content for name in ours)
     assert set(re.findall(r"figures/\w+\.png", card)) <= figures
     assert after["figures/mine.png"] == before["figures/mine.png"]
 
@@ -144,12 +134,12 @@ def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, 
     )
     assert REGION.sub("", card.split("---\n", 2)[2]) == words + "\nThe end, by hand.\n"
     assert card_errors(card) == []
-    assert "nothing to push" in session.push(cifar_run).out
+    assert "nothing to push" in session.push(cifar_run()).out
 
 
-def test_a_card_of_the_earlier_layout_is_brought_up_to_date(full_hub, session, cifar_run):
+def test_a_card_of_the_earlier_layout_is_brought_up_to_date(full_hub, session):
     commit_by_hand(full_hub, {"README.md": OLD_CARD.encode()})
-    assert session.push(cifar_run).code == 0
+    assert session.push(cifar_run()).code == 0
     card = card_on(full_hub)
     assert not OLD_NUMBERS.search(card) and "thumbnail" not in front_matter(card)
     assert "figures/slots.png" not in card and card.count("figures/curves.png") == 1 and "figures/scaling.png" in card
@@ -170,16 +160,20 @@ def test_samples_on_the_hub_stay_and_are_answered_again(full_hub, session, run):
     assert "uoft-cs/cifar100" not in front_matter(card).get("datasets", [])
 
 
-def test_without_the_onnx_packages_the_export_goes_with_its_text(full_hub, session, cifar_run):
+def test_without_the_onnx_packages_the_export_goes_with_its_text(full_hub, session):
     code = """
 import eanet.cli, push_to_hub
 from eanet.export import onnx
+found = onnx.require
 def require(package, hint):
     raise eanet.cli.UserError(f"{package} is not installed; {hint}")
 onnx.require = require
-sys.exit(eanet.cli.run(push_to_hub.main, sys.argv[1:]))
+try:
+    sys.exit(eanet.cli.run(push_to_hub.main, sys.argv[1:]))
+finally:
+    onnx.require = found
 """
-    done = session.python(code, "push", cifar_run, "--repo-id", REPO)
+    done = session.python(code, "push", cifar_run(), "--repo-id", REPO)
     assert done.code == 0 and "onnx/model.onnx is left out: onnx is not installed" in done.err
     assert ONNX_FILE not in full_hub.repos[REPO].head().files
     assert "<!-- exports -->\n<!-- /exports -->" in card_on(full_hub)
@@ -189,7 +183,7 @@ def test_a_fine_tuned_model_says_nothing_of_its_base_but_its_name(session, hub, 
     """Fine-tuned on other classes from the weights of this repository, without TensorFlow's SavedModel."""
     data, run = write_official(tmp_path / "fruits", train=64, test=24, labels=("tomato", "lime", "plum")), tmp_path / "run"
     options = ["--epochs", 1, "--batch-size", 64, "--freeze", "backbone", "--init-from", ROOT, "--output", run]
-    with quick_runs():
+    with quick_runs(figures=True):
         assert run_main(train, "--data", data, *options) == 0
     assert "or push with --no-saved-model" in error_line(session.push(run), 2)
     done = session.push(run, "--no-saved-model", "--dataset-name", "Market fruits")
@@ -203,7 +197,7 @@ def test_a_fine_tuned_model_says_nothing_of_its_base_but_its_name(session, hub, 
         assert run_of_base["command"] not in card and duration(run_of_base["wall_time_s"]) not in card
         assert f"| {run_of_base['epochs']} |" not in card
     labels = {label for label in CIFAR100_LABELS if re.search(rf"\b{label}\b", card)}
-    assert labels <= {"train"} and "`tomato`, `lime`, `plum`" in card
+    assert labels <= {"train", "table"} and "`tomato`, `lime`, `plum`" in card
     results = json.loads(files["eval_results.json"].content)
     right = round(24 * results["accuracy"])
     assert f"on Market fruits ({right} of 24 images, test split{interval_text(results['accuracy'], 24)}): 3" in card

@@ -5,27 +5,24 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT, run_main, write_official
+from conftest import ROOT
+from training_runs import cifar_run
 
-import train
 from eanet.cli import UserError
 from eanet.export import OnnxModel
 from eanet.hub.promote import promote
 from eanet.saving import checksum_matches
-from modeling_eanet import CIFAR100_LABELS, from_pretrained_keras
+from modeling_eanet import from_pretrained_keras
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_official(tmp_path_factory.mktemp("data") / "cifar-100-python", train=128, labels=CIFAR100_LABELS)
+def run():
+    return cifar_run()
 
 
 @pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fresh") / "run"
-    recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 128, "--validation-split", 0]
-    assert run_main(train, "--data", data, *recipe, "--output", folder) == 0
-    return folder
+def data(run):
+    return run.with_name("cifar-100-python")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -16,6 +17,7 @@ from conftest import run_main, shared, write_official
 import eanet.trainer  # noqa: F401  # binds what without_saved_model patches
 import train
 from eanet import run_dir, saving
+from modeling_eanet import CIFAR100_LABELS
 
 EPOCHS, STEPS, PEAK, EMA = 5, 16, 0.01, 0.9
 RECIPE = ["--preset", "tiny", "--epochs", EPOCHS, "--batch-size", 16, "--validation-split", 0.2, "--seed", 3]
@@ -119,16 +121,43 @@ def without_saved_model():
 
 
 @contextlib.contextmanager
-def quick_runs():
-    """Write no SavedModel and do not compile steps, which takes longer than running the first few dozen."""
+def eager_steps():
+    """Do not compile steps, which takes longer than running the first few dozen."""
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
     try:
-        with without_saved_model() as patch:
-            yield patch
+        yield
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+@contextlib.contextmanager
+def quick_runs(figures=False):
+    """Do not compile steps, and write neither a SavedModel nor, unless asked for, figures."""
+    with eager_steps(), without_saved_model() as patch:
+        if not figures:
+            patch.setitem(sys.modules, "matplotlib", None)
+        yield patch
+
+
+def quick_run(data, folder, *options):
+    """Train the tiny preset on `data` in `folder`, with all files of a run, and return the folder."""
+    with quick_runs(figures=True):
+        assert run_main(train, "--data", data, "--preset", "tiny", *options, "--output", folder) == 0
+    saving.add_saved_model(folder)
+    return folder
+
+
+@functools.cache
+def cifar_run():
+    """Return a run with the classes of CIFAR-100, trained for one epoch on all of "cifar-100-python" next to its folder."""
+
+    def build(folder):
+        data = write_official(folder / "cifar-100-python", train=128, labels=CIFAR100_LABELS)
+        quick_run(data, folder / "run", "--epochs", 1, "--batch-size", 64, "--ema", 0, "--validation-split", 0)
+
+    return shared("cifar_run", build) / "run"
 
 
 def error_line(status, err):
