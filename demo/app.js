@@ -1,0 +1,273 @@
+// The page: choosing an image, showing the answer, and the memory-slot maps.
+import { loadClassifier } from "./classifier.js";
+import { decode, ImageError } from "./decode.js";
+import { drawMap, slotMap, slotsOfToken } from "./maps.js";
+import { visiblePart } from "./resize.js";
+
+const COLOUR = [255, 196, 0]; // of the maps, over the darkened image
+const $ = (id) => document.getElementById(id);
+const state = { classifier: null, result: null, image: null, token: 0, turn: 0 };
+
+function say(text, isError = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("error", isError);
+}
+
+const readable = (label) => label.replaceAll("_", " ");
+const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+
+// Images ----------------------------------------------------------------------------------------------------------------
+
+/** Classify a Blob and show the answer; a later call wins over an earlier one that takes longer. */
+async function show(blob, name) {
+  const turn = ++state.turn;
+  for (const button of document.querySelectorAll("#samples button")) button.setAttribute("aria-pressed", button.dataset.name === name);
+  try {
+    const image = await decode(blob);
+    const classifier = await ready;
+    const result = await classifier.classify(image);
+    if (turn !== state.turn) return;
+    state.image?.bitmap.close?.();
+    Object.assign(state, { image, result });
+    drawImage(name);
+    showAnswers();
+    showMaps();
+  } catch (error) {
+    if (turn !== state.turn) return;
+    say(error instanceof ImageError || !state.classifier ? error.message : `The model failed (${error.message}).`, true);
+    if (!(error instanceof ImageError)) console.error(error);
+    $("answers").replaceChildren();
+    $("maps").hidden = $("stage").hidden = true;
+  }
+}
+
+function drawImage(name) {
+  const canvas = $("image");
+  const context = canvas.getContext("2d");
+  const { resize } = state.classifier.config;
+  const part = visiblePart(state.image, resize);
+  context.fillStyle = resize === "pad" ? "black" : "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  const longest = Math.max(part.width, part.height);
+  const [width, height] = resize === "pad" ? [(canvas.width * part.width) / longest, (canvas.height * part.height) / longest] : [canvas.width, canvas.height];
+  context.imageSmoothingQuality = "high";
+  const place = [(canvas.width - width) / 2, (canvas.height - height) / 2, width, height];
+  context.drawImage(state.image.bitmap, part.x, part.y, part.width, part.height, ...place);
+  canvas.setAttribute("aria-label", name ? `The image ${readable(name)}` : "Your image");
+  $("stage").hidden = false;
+}
+
+function showAnswers() {
+  const { scores, milliseconds } = state.result;
+  const best = state.classifier.top(scores, 5);
+  $("answers").replaceChildren(
+    ...best.map(({ label, score }) => {
+      const item = document.createElement("li");
+      item.style.setProperty("--share", `${100 * score}%`);
+      Object.assign(item.dataset, { label, score });
+      const [name, value] = [document.createElement("span"), document.createElement("span")];
+      name.textContent = readable(label);
+      value.textContent = percent(score);
+      value.className = "score";
+      item.append(name, value);
+      return item;
+    }),
+  );
+  say(`${readable(best[0].label)}, ${percent(best[0].score)}. Computed in ${Math.max(1, Math.round(milliseconds))} ms on this device.`);
+}
+
+// Memory-slot maps ------------------------------------------------------------------------------------------------------
+
+const chosen = () => ({
+  attention: state.result.attention[$("block").selectedIndex],
+  head: $("head").selectedIndex,
+  slot: Number(document.querySelector("#slots input:checked")?.value ?? 0),
+});
+
+function fill(select, count) {
+  if (select.length === count) return;
+  const index = Math.min(Math.max(select.selectedIndex, 0), count - 1);
+  select.replaceChildren(...Array.from({ length: count }, (_, i) => new Option(String(i + 1), String(i))));
+  select.selectedIndex = index;
+}
+
+function showMaps() {
+  const blocks = state.result.attention;
+  $("maps").hidden = blocks.length === 0;
+  $("overlay").hidden = blocks.length === 0;
+  if (blocks.length === 0) return;
+  if ($("block").length !== blocks.length) {
+    fill($("block"), blocks.length);
+    $("block").selectedIndex = blocks.length - 1;
+  }
+  fill($("head"), chosen().attention.heads);
+  const { attention, head, slot } = chosen();
+  if ($("slots").children.length !== attention.slots) {
+    const selected = Math.min(slot, attention.slots - 1);
+    $("slots").replaceChildren(...Array.from({ length: attention.slots }, (_, i) => slotChoice(i, i === selected)));
+  }
+  [...$("slots").children].forEach((choice, i) => drawMap(choice.querySelector("canvas"), slotMap(attention, head, i), attention.side, COLOUR));
+  state.token = Math.min(state.token, attention.side ** 2 - 1);
+  drawOverlay();
+  describeToken();
+}
+
+function slotChoice(index, checked) {
+  const label = document.createElement("label");
+  label.className = "slot";
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "slot", value: index, checked });
+  const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+  canvas.setAttribute("aria-hidden", "true");
+  const text = document.createElement("span");
+  text.textContent = `Slot ${index + 1}`;
+  label.append(input, canvas, text);
+  return label;
+}
+
+function drawOverlay(withToken = false) {
+  const { attention, head, slot } = chosen();
+  const canvas = $("overlay");
+  const context = canvas.getContext("2d");
+  drawMap(canvas, slotMap(attention, head, slot), attention.side, COLOUR);
+  context.globalCompositeOperation = "destination-over";
+  context.fillStyle = "rgb(0 0 0 / 45%)";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.globalCompositeOperation = "source-over";
+  if (!withToken) return;
+  const cell = canvas.width / attention.side;
+  const [x, y] = [(state.token % attention.side) * cell, Math.floor(state.token / attention.side) * cell];
+  context.lineWidth = 4;
+  context.strokeStyle = "white";
+  context.strokeRect(x + 1, y + 1, cell - 2, cell - 2);
+  context.lineWidth = 2;
+  context.strokeStyle = "black";
+  context.strokeRect(x, y, cell, cell);
+}
+
+function describeToken(active = false) {
+  const { attention, head } = chosen();
+  const shares = slotsOfToken(attention, head, state.token);
+  [...$("slots").children].forEach((choice, i) => choice.toggleAttribute("data-read", active && i === shares[0][0]));
+  if (!active) {
+    $("token").textContent = "";
+    return;
+  }
+  const [row, column] = [Math.floor(state.token / attention.side) + 1, (state.token % attention.side) + 1];
+  const parts = shares.slice(0, 3).map(([slot, share]) => `slot ${slot + 1} ${percent(share)}`);
+  $("token").textContent = `The token in row ${row}, column ${column} reads ${parts.join(", ")}.`;
+}
+
+function selectToken(token) {
+  state.token = token;
+  drawOverlay(true);
+  describeToken(true);
+}
+
+function tokenAt(event) {
+  const box = $("overlay").getBoundingClientRect();
+  const { side } = chosen().attention;
+  const [column, row] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((at) =>
+    Math.max(0, Math.min(side - 1, Math.floor(at * side))),
+  );
+  return row * side + column;
+}
+
+function moveToken(event) {
+  const { side } = chosen().attention;
+  const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (!(event.key in steps)) return;
+  event.preventDefault();
+  const [column, row] = [state.token % side, Math.floor(state.token / side)].map((at, axis) =>
+    Math.max(0, Math.min(side - 1, at + steps[event.key][axis])),
+  );
+  selectToken(row * side + column);
+}
+
+// Start -----------------------------------------------------------------------------------------------------------------
+
+function listen() {
+  for (const input of [$("file"), $("camera")]) {
+    input.addEventListener("change", () => {
+      if (input.files.length) show(input.files[0], input.files[0].name);
+      input.value = ""; // so that the same file can be chosen again
+    });
+  }
+  const drop = $("drop");
+  for (const type of ["dragenter", "dragover"]) {
+    document.addEventListener(type, (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+  }
+  for (const type of ["dragleave", "drop"]) document.addEventListener(type, () => drop.classList.remove("over"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    take(event.dataTransfer);
+  });
+  document.addEventListener("paste", (event) => take(event.clipboardData));
+  for (const id of ["block", "head"]) $(id).addEventListener("change", showMaps);
+  $("slots").addEventListener("change", () => drawOverlay());
+  const overlay = $("overlay");
+  overlay.addEventListener("pointermove", (event) => selectToken(tokenAt(event)));
+  overlay.addEventListener("pointerdown", (event) => selectToken(tokenAt(event)));
+  overlay.addEventListener("focus", () => overlay.matches(":focus-visible") && selectToken(state.token));
+  overlay.addEventListener("keydown", moveToken);
+  for (const type of ["pointerleave", "blur"]) {
+    overlay.addEventListener(type, () => {
+      drawOverlay();
+      describeToken();
+    });
+  }
+}
+
+function take(transfer) {
+  const [file] = transfer?.files ?? [];
+  if (file) show(file, file.name);
+  else if (transfer?.types.length) say("That is not an image file. Please save the image first, and drop the file.", true);
+}
+
+function showSamples(names) {
+  $("samples-part").hidden = names.length === 0;
+  $("samples").replaceChildren(
+    ...names.map((name) => {
+      const label = readable(name.replace(/\.\w+$/, ""));
+      const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
+      Object.assign(image, { src: `samples/${encodeURIComponent(name)}`, alt: label, loading: "lazy" });
+      Object.assign(button, { type: "button", title: label });
+      button.dataset.name = name;
+      button.setAttribute("aria-pressed", "false");
+      button.addEventListener("click", async () => show(await (await fetch(image.src)).blob(), name));
+      button.append(image);
+      item.append(button);
+      return item;
+    }),
+  );
+}
+
+async function describeSite() {
+  const response = await fetch("site.json");
+  const site = response.ok ? await response.json() : { samples: [] };
+  if (site.title) $("title").textContent = document.title = site.title;
+  if (site.model) {
+    const link = Object.assign(document.createElement("a"), { href: `https://huggingface.co/${site.model}`, textContent: site.model });
+    $("source").append(" · Model: ", link);
+  }
+  showSamples(site.samples);
+}
+
+async function start() {
+  const classifier = await loadClassifier("model.onnx");
+  state.classifier = classifier;
+  const { image_size: side } = classifier.config;
+  $("about").textContent = `It knows ${classifier.labels.length} classes and looks at ${side}×${side} pixels.`;
+  if (state.turn === 0) say("Ready. Choose an image.");
+  return classifier;
+}
+
+listen();
+describeSite();
+const ready = start();
+ready.catch((error) => {
+  say(error.message, true);
+  console.error(error);
+});

@@ -1,0 +1,29 @@
+// Memory-slot maps: how much each token of the image reads of each memory slot.
+
+/** Return how much the tokens read of a slot, row by row. */
+export function slotMap({ slots, side, values }, head, slot) {
+  const tokens = side * side;
+  const start = (head * slots + slot) * tokens;
+  return values.subarray(start, start + tokens);
+}
+
+/** Return [slot, share] of a token, the largest first; the shares sum to 1. */
+export function slotsOfToken({ slots, side, values }, head, token) {
+  const shares = Array.from({ length: slots }, (_, slot) => [slot, values[(head * slots + slot) * side * side + token]]);
+  return shares.sort((a, b) => b[1] - a[1]);
+}
+
+/** Draw a map over a canvas, as transparent to opaque colour from its smallest to its largest value. */
+export function drawMap(canvas, map, side, colour) {
+  const grid = new OffscreenCanvas(side, side);
+  const context = grid.getContext("2d");
+  const pixels = context.createImageData(side, side);
+  const low = Math.min(...map);
+  const range = Math.max(...map) - low || 1;
+  map.forEach((value, i) => pixels.data.set([...colour, Math.round((230 * (value - low)) / range)], 4 * i));
+  context.putImageData(pixels, 0, 0);
+  const target = canvas.getContext("2d");
+  target.clearRect(0, 0, canvas.width, canvas.height);
+  target.imageSmoothingEnabled = false;
+  target.drawImage(grid, 0, 0, canvas.width, canvas.height);
+}

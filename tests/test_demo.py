@@ -1,0 +1,281 @@
+"""The page of the demo, in Node and in headless Chromium. Slow: `pytest -m slow tests/test_demo.py`."""
+
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, tiny_config
+from PIL import Image
+
+from eanet.images import load_image
+from modeling_eanet import attention_layer_name, from_pretrained_keras
+
+pytestmark = pytest.mark.slow
+DEMO, SAMPLES = ROOT / "demo", sorted((ROOT / "samples").glob("*.png"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FILTERS = ("nearest", "bilinear", "bicubic", "lanczos", "box")
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+
+
+# Resizing -------------------------------------------------------------------------------------------------------------
+
+RESIZE = """
+import { readFileSync, writeFileSync } from "node:fs";
+import { toSquare } from "DEMO/resize.js";
+const jobs = JSON.parse(readFileSync("jobs.json"));
+for (const { file, width, height, config } of jobs) {
+  const pixels = readFileSync(file);
+  const read = (x, y, w, h) => {
+    const out = new Uint8ClampedArray(w * h * 4);
+    for (let row = 0; row < h; row++) {
+      const start = ((y + row) * width + x) * 4;
+      out.set(pixels.subarray(start, start + w * 4), row * w * 4);
+    }
+    return out;
+  };
+  writeFileSync(`${file}.out`, toSquare({ width, height, read }, config));
+}
+"""
+
+
+@needs_node
+def test_the_page_resizes_as_pillow_does(tmp_path):
+    """300 images of all sizes and shapes, every filter and way of making a square: the same bytes."""
+    rng, jobs, images = np.random.default_rng(0), [], []
+    for i in range(300):
+        height, width = (int(size) for size in np.exp(rng.uniform(0, np.log(700), 2)).round())
+        if i < 6:
+            height, width = [(2500, 1300), (1, 2000), (1999, 3), (32, 32), (32, 500), (500, 32)][i]
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8) if i % 2 else _smooth(rng, height, width)
+        settings = dict(image_size=(32, 24, 64)[i % 3], interpolation=FILTERS[2] if i % 2 else FILTERS[i // 2 % 5],
+                        resize=("squash", "crop", "pad")[i // 3 % 3])  # fmt: skip
+        rgba = np.concatenate([image, np.full((height, width, 1), 255, np.uint8)], axis=2)
+        (tmp_path / f"{i}").write_bytes(rgba.tobytes())
+        jobs.append({"file": f"{i}", "width": width, "height": height, "config": settings})
+        images.append((image, settings))
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    (tmp_path / "resize.mjs").write_text(RESIZE.replace("DEMO", str(DEMO)))
+    subprocess.run(["node", "resize.mjs"], cwd=tmp_path, check=True, timeout=120)
+    different = 0
+    for i, (image, settings) in enumerate(images):
+        expected = load_image(Image.fromarray(image), tiny_config(**settings)).astype(int)
+        found = np.frombuffer((tmp_path / f"{i}.out").read_bytes(), np.uint8).reshape(expected.shape)
+        assert np.abs(found - expected).max() <= 1, (image.shape, settings)
+        different += (found != expected).sum()
+    assert different == 0
+
+
+def _smooth(rng, height, width):
+    small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+# The page -------------------------------------------------------------------------------------------------------------
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """A function that builds the page with a model, and serves it; returns its address."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    if not (DEMO / "node_modules" / "onnxruntime-web").is_dir():
+        subprocess.run(["npm", "ci", "--prefix", str(DEMO), "--ignore-scripts", "--no-audit"], check=True, timeout=300)
+    servers = []
+
+    def make(model, samples=ROOT / "samples"):
+        from eanet.export import export_onnx
+
+        folder = tmp_path_factory.mktemp("demo")
+        export_onnx(model, folder / "m.onnx")
+        options = {"model": folder / "m.onnx", "samples": samples, "output": folder / "dist"}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        subprocess.run(["node", str(DEMO / "build.mjs"), *words], check=True, timeout=60)
+        handler = functools.partial(_Handler, directory=folder / "dist")
+        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield make
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return from_pretrained_keras(ROOT)
+
+
+@pytest.fixture(scope="module")
+def address(build, model):
+    return build(model)
+
+
+@pytest.fixture
+def page(browser, address):
+    page = open_page(browser, address)
+    yield page
+    assert [url for url in page.asked if not url.startswith((address, "blob:", "data:"))] == []
+    page.close()
+
+
+def open_page(browser, address, **options):
+    page = browser.new_page(bypass_csp=True, **options)  # the page's policy forbids `eval`, which Playwright needs
+    page.asked = []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.goto(address)
+    page.wait_for_function("document.querySelector('#status').textContent.startsWith('Ready')", timeout=30_000)
+    return page
+
+
+def answers(page):
+    items = page.query_selector_all("#answers li")
+    return {item.get_attribute("data-label"): float(item.get_attribute("data-score")) for item in items}
+
+
+def drop(page, path):
+    """Drop a file on the page, and wait until it is dealt with."""
+    page.evaluate("document.querySelector('#status').textContent = ''")
+    content = list(Path(path).read_bytes())
+    page.evaluate(
+        """([bytes, name]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(bytes)], name));
+          document.querySelector('#drop').dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
+        }""",
+        [content, Path(path).name],
+    )
+    page.wait_for_function("document.querySelector('#status').textContent !== ''", timeout=10_000)
+
+
+def test_the_samples_get_the_answers_of_python(page, model):
+    images = np.stack([load_image(path, model.config) for path in SAMPLES])
+    expected = model.predict_on_batch(images)
+    for path, row in zip(SAMPLES, expected, strict=True):
+        drop(page, path)
+        found = answers(page)
+        assert next(iter(found)) == model.config.id2label[int(row.argmax())]
+        for label, score in found.items():
+            assert score == pytest.approx(float(row[model.config.label2id[label]]), abs=1e-3)
+        assert len(found) == 5
+
+
+def test_slot_maps_are_the_attention(page, model):
+    import keras
+
+    blocks = range(sum(model.config.depths))
+    layers = [model.get_layer(attention_layer_name(i)).output for i in blocks]
+    expected = keras.Model(model.input, layers)(load_image(SAMPLES[0], model.config)[None])
+    drop(page, SAMPLES[0])
+    found = page.evaluate(
+        """async () => {
+          const { loadClassifier } = await import('./classifier.js');
+          const { decode } = await import('./decode.js');
+          const { slotMap } = await import('./maps.js');
+          const blob = await (await fetch('samples/apple.png')).blob();
+          const { attention } = await (await loadClassifier('model.onnx')).classify(await decode(blob));
+          return attention.map(block => Array.from({ length: block.heads }, (_, head) =>
+            Array.from({ length: block.slots }, (_, slot) => Array.from(slotMap(block, head, slot)))));
+        }"""
+    )
+    for block, attention in zip(found, expected, strict=True):
+        np.testing.assert_allclose(np.array(block), np.asarray(attention)[0].transpose(1, 2, 0), atol=1e-3)
+
+
+def test_tokens_are_read_with_the_keyboard(page):
+    drop(page, SAMPLES[0])
+    page.focus("#overlay")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    assert page.text_content("#token").startswith("The token in row 2, column 2 reads slot ")
+    page.select_option("#block", "0")
+    page.focus("#slots input:checked")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("#slots input:checked") == "1"
+
+
+def test_the_first_answer_comes_soon(browser, address):
+    page, errors, begin = browser.new_page(), [], time.perf_counter()
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    page.click("#samples button >> nth=0")
+    page.wait_for_selector("#answers li", timeout=30_000)
+    seconds = time.perf_counter() - begin
+    page.close()
+    assert errors == []  # the content security policy allows what the page does
+    assert seconds < 3 * (1 + os.getloadavg()[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "text"),
+    [
+        ("a.png", b"", "empty"),
+        ("a.txt", b"hello", "could not be read as an image"),
+        ("a.png", SAMPLES[0].read_bytes()[:2000], "could not be read as an image"),
+        ("a.heic", b"\0\0\0\x18ftypheic" + bytes(100), "HEIC"),
+        ("a.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\x02\0\0\0" + bytes(9), "4295 megapixels"),
+    ],
+    ids=["empty", "text", "cut", "HEIC", "huge"],
+)
+def test_what_cannot_be_read_gets_a_reason(name, content, text, page, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    drop(page, tmp_path / name)
+    assert text in page.text_content("#status") and not answers(page)
+    drop(page, SAMPLES[0])
+    assert len(answers(page)) == 5
+
+
+def test_without_webassembly_the_page_says_so(browser, address):
+    page = browser.new_page(bypass_csp=True)
+    page.add_init_script("delete globalThis.WebAssembly")
+    page.goto(address)
+    page.wait_for_function("document.querySelector('#status').textContent.includes('no WebAssembly')", timeout=10_000)
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_axe_finds_nothing_serious(scheme, width, browser, address, tmp_path):
+    page = open_page(browser, address, color_scheme=scheme, viewport={"width": width, "height": 900})
+    drop(page, SAMPLES[0])
+    page.evaluate((DEMO / "node_modules" / "axe-core" / "axe.min.js").read_text())
+    found = page.evaluate("axe.run().then(result => result.violations)")
+    assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    page.close()
+
+
+def test_a_model_of_own_classes_shows_them(browser, build, tmp_path):
+    from modeling_eanet import build_eanet
+
+    labels = ("ant", "bee", "crow", "dove & owl", "<b>eel</b>")
+    page = open_page(browser, build(build_eanet(tiny_config(id2label=labels, image_size=48)), samples=tmp_path))
+    assert "5 classes" in page.text_content("#about") and "48×48" in page.text_content("#about")
+    assert page.is_hidden("#samples-part")
+    drop(page, SAMPLES[0])
+    assert set(answers(page)) == set(labels)
+    page.close()
