@@ -22,6 +22,8 @@ from pathlib import Path
 
 from modeling_eanet import UserError, first_line
 
+# onnxruntime would report its use to Microsoft, and complain about a home that cannot be written.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Tokens of Hugging Face: of users and organisations, their older forms, and those of OAuth, which are longer.
 TOKEN = re.compile(rb"(?:hf|api(?:_org)?)_[A-Za-z0-9]{30,}|hf_(?:(?:oauth|refresh|jwt|app|org)_)+[A-Za-z0-9_.-]{20,}")
 
@@ -260,7 +262,8 @@ def quiet_tensorflow() -> None:
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for name in ("tensorflow", "matplotlib"):  # Keras imports matplotlib, which complains about a home that cannot be written
+        logging.getLogger(name).setLevel(logging.ERROR)
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
 
