@@ -262,7 +262,7 @@ def quiet_tensorflow() -> None:
     if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    for name in ("tensorflow", "matplotlib"):  # Keras imports matplotlib, which complains about a home that cannot be written
+    for name in ("tensorflow", "matplotlib"):  # Keras imports matplotlib, which complains about a read-only home
         logging.getLogger(name).setLevel(logging.ERROR)
     if not any(isinstance(finder, _QuietImport) for finder in sys.meta_path):
         sys.meta_path.insert(0, _QuietImport())
