@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 from conftest import only_line, paint, run_main
-from training_runs import without_saved_model
+from training_runs import quick_runs
 
 import train
 from eanet.data import Batches, Split, balanced_class_weights
@@ -68,7 +68,7 @@ def test_inspect_imports_no_tensorflow(folder):
 
 def test_run_says_and_records_what_it_found(folder, tmp_path, capsys):
     options = ("--data", folder, "--preset", "tiny", "--epochs", 1, "--batch-size", 4, "--output", tmp_path / "run")
-    with without_saved_model():
+    with quick_runs():
         assert run_main(train, *options, "--class-weights", "balanced") == 0
     error = capsys.readouterr().err
     assert "set: 2 classes (green, red)\nimages: 12 train, 3 validation, no test split\nleft out: 1 file: " in error

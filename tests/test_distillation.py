@@ -10,10 +10,10 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, colour_images, tiny_config, write_official
+from conftest import ROOT, colour_images, tiny_config, write_official
 from training_runs import assert_same_weights, colours, error_line, main, quick_runs, read_json, train_config
 
-from eanet import trainer
+from eanet import run_dir, trainer
 from eanet.cli import write_json
 from eanet.data import load_dataset
 from eanet.distillation import check_teacher, distillation_loss, label_accuracy, load_teacher, pack_targets
@@ -115,35 +115,36 @@ def test_teacher_and_student_see_the_same_batch():
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-RESUMED = """
-import sys
-root, data, teacher, output, tiny = sys.argv[1:]
-sys.path.insert(0, root)
-import json, shutil, modeling_eanet
-modeling_eanet.PRESETS["tiny"] = json.loads(tiny)
-from eanet import run_dir, saving
-from eanet.trainer import train
-from eanet.train_config import TrainConfig
-saving.can_write_saved_model = lambda: False
-options = dict(data=data, preset="tiny", epochs=2, batch_size=64, teacher=teacher, distill=0.8, validation_split=0)
-save = run_dir.Checkpoint.save
-def save_and_copy(self, history, elapsed):
-    save(self, history, elapsed)
-    if len(history["loss"]) == 1:
-        shutil.copytree(output + "/unbroken", output + "/resumed")
-run_dir.Checkpoint.save = save_and_copy
-train(TrainConfig(**options, output=output + "/unbroken"))
-print(train(TrainConfig(**options, output=output + "/resumed"))["versions"]["backend"])
-"""
+def train_and_resume(data, teacher, output):
+    """Train "unbroken" for two epochs, and "resumed" from a copy of it after one; print the backend."""
+    options = dict(data=data, preset="tiny", epochs=2, batch_size=64, teacher=teacher, distill=0.8, validation_split=0)
+    save = run_dir.Checkpoint.save
+
+    def save_and_copy(self, history, elapsed):
+        save(self, history, elapsed)
+        if len(history["loss"]) == 1:
+            shutil.copytree(f"{output}/unbroken", f"{output}/resumed", ignore=shutil.ignore_patterns(".lock"))
+
+    with quick_runs() as patch:
+        patch.setattr(run_dir.Checkpoint, "save", save_and_copy)
+        trainer.train(TrainConfig(**options, output=f"{output}/unbroken"))
+        print(trainer.train(TrainConfig(**options, output=f"{output}/resumed"))["versions"]["backend"])
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.slow)])
-def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path):
-    command = [sys.executable, "-c", RESUMED, ROOT, colours(), colour_folder, tmp_path, json.dumps(TINY)]
-    done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resuming after epoch 1 of 2" in done.stderr and done.stderr.count("parameters\n") == 2
-    assert done.stdout.split()[-1] == backend
+def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path, capsys):
+    args = [str(path) for path in (colours(), colour_folder, tmp_path)]
+    if backend == "tensorflow":
+        train_and_resume(*args)
+        out, err = capsys.readouterr()
+    else:
+        code = "import sys; sys.path[:0] = sys.argv[1:3]; import test_distillation as t; t.train_and_resume(*sys.argv[3:])"
+        command = [sys.executable, "-c", code, ROOT, ROOT / "tests", *args]
+        done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        out, err = done.stdout, done.stderr
+    assert "resuming after epoch 1 of 2" in err and err.count("parameters\n") == 2
+    assert out.split()[-1] == backend
     assert_same_weights(tmp_path / "unbroken", tmp_path / "resumed")
     ours, theirs = (read_json(tmp_path / name / "history.json") for name in ("unbroken", "resumed"))
     for key in ("loss", "accuracy"):
@@ -155,7 +156,9 @@ def test_teacher_is_recorded(colour_folder, tmp_path, monkeypatch):
     shutil.copytree(colour_folder, "base")
     write_json("base/eval_results.json", {"training": {"seed": 3, "epochs": 7, "data_crc32": 1}})
     with quick_runs():
-        status, out, err = main("--data", colours(), *QUICK, "--epochs", 1, "--teacher", "base", "--output", "run", "--json")
+        status, out, err = main(
+            "--data", colours(), *QUICK, "--epochs", 1, "--batch-size", 128, "--teacher", "base", "--output", "run", "--json"
+        )
     assert status == 0, err
     training = json.loads(out)["training"]
     recipe = training["recipe"]
@@ -353,16 +356,8 @@ def test_lineage_has_teachers_before_their_students():
     assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4] and lineage(None) == []
 
 
-def test_hub_teacher_brings_its_record(teacher, tmp_path, monkeypatch):
-    import huggingface_hub
-
-    asked = []
-
-    def snapshot_download(repo_id, allow_patterns, **options):
-        asked.append((repo_id, sorted(allow_patterns)))
-        return str(teacher)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+def test_hub_teacher_brings_its_record(teacher, tmp_path, fake_download):
+    asked = fake_download(teacher)
     write_json(teacher / "eval_results.json", {"training": record(seed=4)})
     assert "overlaps the images that the teacher (user/base)" in error_of(tmp_path / "run", "user/base")
     assert asked == [("user/base", ["config.json", "eval_results.json", "metadata.json", "model.weights.h5"])]

@@ -127,7 +127,8 @@ def test_folder_with_what_a_killed_run_left_is_empty(tmp_path):
     (tmp_path / ".settings.json.4711.tmp").touch()
     assert not prepare_run(config(tmp_path)).resuming
     with quick_runs():
-        status, _, err = main("--data", colours(), *RECIPE, "--epochs", 1, "--warmup-epochs", 0, "--output", tmp_path)
+        options = ["--epochs", 1, "--batch-size", 128, "--warmup-epochs", 0]
+        status, _, err = main("--data", colours(), *RECIPE, *options, "--output", tmp_path)
     assert status == 0, err
     assert not list(tmp_path.glob(".*"))
 

@@ -177,7 +177,7 @@ def test_last_tenth_of_the_epochs_is_without_cutmix(epochs, with_cutmix):
 def test_mixed_precision_run_is_measured_in_float32(tmp_path, precision):
     import keras
 
-    recipe = ["--preset", "tiny", "--epochs", 1, "--precision", precision, "--batch-size", 64]
+    recipe = ["--preset", "tiny", "--epochs", 1, "--precision", precision, "--batch-size", 128]
     with quick_runs():
         status, out, err = main("--data", colours(), *recipe, "--output", tmp_path / "run", "--json")
     assert status == 0, err
@@ -190,7 +190,7 @@ def test_mixed_precision_run_is_measured_in_float32(tmp_path, precision):
 def test_final_weights_are_recorded_as_ema_0(tmp_path):
     """20 steps or fewer get a default momentum of 0; a card can then say "final weights"."""
     with quick_runs():
-        recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 64]
+        recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 160]
         config = train_config("--data", colours(), *recipe, "--output", tmp_path / "run")
         results = trainer.train(config)
     assert results["training"]["recipe"]["ema"] == 0 and "--ema" not in results["training"]["command"]
@@ -214,7 +214,7 @@ def test_run_without_a_test_split_is_measured_on_the_validation_split(tmp_path):
 
 
 def test_set_changes_the_architecture(tmp_path):
-    recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 64, "--set", "slots=[2,3]", "--set", "norm=layer"]
+    recipe = ["--preset", "tiny", "--epochs", 1, "--batch-size", 160, "--set", "slots=[2,3]", "--set", "norm=layer"]
     with quick_runs():
         status, out, err = main("--data", colours(), *recipe, "--output", tmp_path / "run", "--json")
     assert status == 0, err
