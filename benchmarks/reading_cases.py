@@ -236,6 +236,11 @@ def splits_in_tables(root: Path) -> Iterator[Case]:
     text(path / "val" / "val_annotations.txt", rows(lambda i: f"val_{i}.jpg\tn0{1 + i % 2}\t0\t9\t3\t5", 6))
     mixed(path / "test" / "images", 4)
     yield Case("Tiny ImageNet", path, holds(20, 6, classes=("n01", "n02"), left_out=5), "val_annotations.txt for val/images")
+    path = classes(root / "Food-101" / "images", 10).parent
+    for split, numbers in (("train", range(8)), ("test", range(8, 10))):
+        lines = "".join(f"{name}/{i}\n" for name in COLOURS for i in numbers)
+        text(path / "meta" / f"{split}.txt", lines)
+    yield Case("Food-101", path, holds(16, None, 4, left_out=2), "meta/train.txt and meta/test.txt list the files")
     path = root / "HAM10000"
     for i in range(20):
         save(path / f"images_part_{1 + i // 10}" / f"ISIC_{i}.jpg", label(i), i)

@@ -226,3 +226,46 @@ def test_what_can_be_a_repo_id(path, fine):
     if not fine:
         with pytest.raises(UserError, match="no such file or folder"):
             check_data_path(path)
+
+
+# Other forms of Parquet and Arrow files --------------------------------------------------------------------------------
+
+
+def write_columns(path, /, **columns):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def test_images_as_plain_bytes(tmp_path):
+    path = write_columns(tmp_path / "train.parquet", image=[png(i) for i in range(6)], label=[i % 2 for i in range(6)])
+    assert load(path).labels == load(tmp_path).labels == ("0", "1") and sizes(load(path)) == (6, None, None, 0)
+
+
+@pytest.mark.parametrize(("name", "column"), [("metadata.parquet", "file_name"), ("index.parquet", "path")])
+def test_parquet_table_of_files(tmp_path, name, column):
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    names, labels = [f"{i}.png" for i in range(6)], ["cat", "dog"] * 3
+    path = write_columns(tmp_path / name, **{column: names, "label": labels})
+    for place in (tmp_path, path):
+        dataset = load(place)
+        assert (dataset.labels, sizes(dataset), dataset.train.y.tolist()) == (("cat", "dog"), (6, None, None, 0), [0, 1] * 3)
+
+
+def test_several_configurations(tmp_path):
+    for name, split in (("large", "train"), ("large", "test"), ("small", "train")):
+        write(tmp_path / name / split / "0000.parquet")
+    assert error_of(tmp_path) == f"{tmp_path}: several configurations of a data set (large, small); give the folder of one"
+    assert sizes(load(tmp_path / "large")) == (6, None, 6, 0)
+
+
+def test_saved_set_in_a_folder_and_its_arrow_files_alone(tmp_path):
+    datasets.DatasetDict({"train": table(6), "test": table(2)}).save_to_disk(str(tmp_path / "outer" / "saved"))
+    assert sizes(load(tmp_path / "outer")) == (6, None, 2, 0)
+    for split in ("train", "test"):
+        (tmp_path / "arrow").mkdir(exist_ok=True)
+        (arrow,) = (tmp_path / "outer" / "saved" / split).glob("*.arrow")
+        arrow.rename(tmp_path / "arrow" / f"{split}.arrow")
+    assert sizes(load(tmp_path / "arrow")) == (6, None, 2, 0)

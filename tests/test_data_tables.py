@@ -202,3 +202,37 @@ def test_table_that_cannot_be_used(tmp_path, name, content, message):
 def test_images_without_labels(tmp_path):
     draw(tmp_path, *FILES)
     assert "no images with labels in it (it holds 0.png, 1.png, 2.png, ...)" in error_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.xlsx", "PK", "labels.xlsx: a spreadsheet, which is not read; save it as a CSV file"),
+        (
+            "labels.csv",
+            lines([(f, "a", "b") for f in FILES], "file,colour,shape"),
+            "has colour, shape; name one as label_column",
+        ),
+        ("labels.csv", lines([(f, 1, i % 2) for i, f in enumerate(FILES)], "file,a,b"), "several classes per image (a, b)"),
+        ("train.csv", lines([[0] * 300], ",".join(["label", *map("pixel{}".format, range(299))])), "more than 256 columns"),
+    ],
+)
+def test_hint_about_a_table(tmp_path, name, content, message):
+    draw(tmp_path, *FILES)
+    (tmp_path / name).write_text(content)
+    assert message in error_of(tmp_path)
+
+
+def test_split_that_is_not_known_is_left_out(tmp_path):
+    draw(tmp_path, *FILES)
+    parts = ("train", "train", "test", "train", "train", "unassigned")
+    (tmp_path / "labels.csv").write_text(lines([(*row, s) for row, s in zip(ROWS, parts, strict=True)], "file,label,split"))
+    dataset = load(tmp_path)
+    assert sizes(dataset) == (4, None, 1, 1)
+    assert dataset.left_out == [{"path": "5.png", "reason": "the split unassigned is not used (row 6 of labels.csv)"}]
+
+
+def test_name_of_the_data(tmp_path):
+    draw(tmp_path, *FILES)
+    (tmp_path / "labels.csv").write_text(lines(ROWS))
+    assert load(tmp_path, name="Pets, 2024").name == "Pets, 2024" and load(tmp_path).name == tmp_path.name

@@ -28,7 +28,7 @@ from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
 from eanet.data.storage import DiskImages
 from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, parquet_columns
-from eanet.data.tables import label_splits, list_tables
+from eanet.data.tables import apply_split_lists, label_splits, list_tables
 from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
 
@@ -65,7 +65,7 @@ def check_data_path(path) -> None:
 
 
 def load_dataset(
-    path, config: EANetConfig, *, image_column=None, label_column=None, strict=False, labels=None, need_train=True
+    path, config: EANetConfig, *, image_column=None, label_column=None, strict=False, labels=None, need_train=True, name=None
 ) -> Dataset:
     """Recognise and read a data set.
 
@@ -79,6 +79,7 @@ def load_dataset(
         strict: refuse the data set if anything is left out.
         labels: class names of a model, in its order, if the data is to be measured with it; the data may lack some of them.
         need_train: refuse a data set without training images.
+        name: of the data set, for people; None for that of its folder or file.
 
     Returns:
         The data set, in memory, or where it is too large for that, in a temporary file.
@@ -91,6 +92,7 @@ def load_dataset(
     path = download_cifar100() if path is None else path
     options = dict(image_column=image_column, label_column=label_column, strict=strict, labels=labels)
     dataset = load_hub(path, config, **options) if is_repo_id(path) else _load_local(Path(path), config, options)
+    dataset.name = name or dataset.name
     if dataset.train is None and need_train:
         raise UserError(f"{path}: no training images in it, only a {'test' if dataset.test else 'validation'} split")
     return dataset
@@ -207,6 +209,7 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> 
     classes = {sample.label for samples in found.samples.values() for sample in samples}
     if len(classes) > 1 and not are_parts(classes):
         label_splits(found, tree, where, left_out)
+        apply_split_lists(found, tree)
         return found
     after, left_out.entries = left_out.entries, before
     tables = list_tables(tree, where, left_out, first_only=False, **columns)

@@ -137,12 +137,15 @@ def _read_list(file: File, text: str, certain: bool) -> Rows | None:
     """Read lines of file and label, with a tabulator, comma, semicolon or spaces between them; None for other text."""
     kept = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     separator = next((mark for mark in "\t;," if kept and mark in kept[0]), None)
-    width = len(kept[0].split(separator)) if kept else 0
-    if width < 2 or width > MAX_COLUMNS or any(len(line.split(separator)) != width for line in kept[:SAMPLE]):
+    with_spaces = not separator and bool(kept) and looks_like_image_name(kept[0].rpartition(" ")[0])  # my image.jpg 3
+
+    def cells(line: str) -> list[str]:
+        return [cell_text(cell) for cell in (line.rsplit(None, 1) if with_spaces else line.split(separator))]
+
+    width = len(cells(kept[0])) if kept else 0
+    if not 1 < width <= MAX_COLUMNS or any(len(cells(line)) != width for line in kept[:SAMPLE]):
         return None
-    return _rows(
-        file, [""] * width, lambda: ([cell_text(c) for c in line.split(separator)] for line in kept), len(kept), certain
-    )
+    return _rows(file, [""] * width, lambda: map(cells, kept), len(kept), certain)
 
 
 def _rows(file: File, header: list[str], rows: Callable, count: int, certain: bool = True) -> Rows:

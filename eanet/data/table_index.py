@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import unicodedata
@@ -47,15 +48,21 @@ class FileIndex:
     """
 
     def __init__(self, root: Folder):
-        self._by_path: dict[str, File] = {}
-        self._by_name: dict[str, list[File]] = {}
-        for file in root.walk():
+        self._root = root
+
+    @functools.cached_property
+    def _files(self) -> tuple[dict[str, File], dict[str, list[File]]]:
+        """The files by path and by name, with and without suffix; made when a table asks."""
+        by_path: dict[str, File] = {}
+        by_name: dict[str, list[File]] = {}
+        for file in self._root.walk():
             if not may_be_image(file):
                 continue
             path = unicodedata.normalize("NFC", "/".join(file.parts))
             for key in dict.fromkeys((path, _stem(path))):
-                self._by_path.setdefault(key, file)
-                self._by_name.setdefault(posixpath.basename(key).casefold(), []).append(file)
+                by_path.setdefault(key, file)
+                by_name.setdefault(posixpath.basename(key).casefold(), []).append(file)
+        return by_path, by_name
 
     def has(self, table: File, cell: str) -> bool:
         """Return whether `find` finds a file."""
@@ -66,15 +73,16 @@ class FileIndex:
         name = file_name_of(cell)
         if not name:
             return None
+        by_path, by_name = self._files
         for path in (posixpath.join("/".join(table.parts[:-1]), name), name):
-            if found := self._by_path.get(posixpath.normpath(path)):
+            if found := by_path.get(posixpath.normpath(path)):
                 return found
         parts = tuple(part for part in name.casefold().split("/") if part not in ("", ".", ".."))
         if not parts:
             return None
-        called = self._by_name.get(parts[-1], [])
+        called = by_name.get(parts[-1], [])
         if not called and looks_like_image_name(name):  # the images were converted
-            called = self._by_name.get(_stem(parts[-1]), [])
+            called = by_name.get(_stem(parts[-1]), [])
         if wanted := split_of_path(table.parts, parts):  # train/7.png and test/7.png
             called = [file for file in called if split_of_path((), file.parts) in (None, wanted)]
         if len(called) > 1:

@@ -98,6 +98,32 @@ def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) 
             left_out.entries[:] = [entry for entry in left_out.entries if entry["path"] not in read]
 
 
+def apply_split_lists(listing: Listing, root: Folder) -> None:
+    """Divide class folders without splits by lists of files, as `meta/train.txt` and `meta/test.txt` of Food-101.
+
+    Args:
+        listing: of `list_class_folders`; its training samples are divided if the lists name nearly all of them.
+        root: the tree.
+    """
+    if set(listing.samples) != {"train"}:
+        return
+    index = FileIndex(root)
+    splits: dict[str, str] = {}
+    for file in root.walk():
+        if file.suffix in (".txt", ".lst", ".csv") and (split := split_of_path(file.parts, ())):
+            try:
+                lines = file.read().decode("utf-8").splitlines()
+            except (OSError, UserError, UnicodeDecodeError):
+                continue
+            found = [index.find(file, line) for line in lines if line.strip()]
+            for named in filter(None, found if found.count(None) < 0.1 * len(found) else []):
+                splits.setdefault(named.path, split)
+    samples = listing.samples["train"]
+    if len(set(splits.values())) > 1 and len(splits) > 0.9 * len(samples):
+        found_splits = {split: [s for s in samples if splits.get(s.path, "train") == split] for split in ORDER}
+        listing.samples = {split: part for split, part in found_splits.items() if part}
+
+
 def find_tables(
     root: Folder, index: FileIndex, where: str, *, first_only: bool, image=None, label=None
 ) -> tuple[list[Table], str]:
