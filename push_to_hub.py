@@ -5,6 +5,7 @@
     python push_to_hub.py pull --repo-id USER/NAME --to DIR                 the repository as a folder
     python push_to_hub.py card runs/small --repo-id USER/NAME               write the card into the run's folder only
     python push_to_hub.py promote runs/small --data DATA                    make a run the shipped one of this repository
+    python push_to_hub.py demo runs/small --space USER/NAME                 a page that runs the model, as a static Space
 
 A push that changes nothing makes no commit. The token is that of `hf auth login`, or HF_TOKEN; HF_ENDPOINT, HF_HOME and
 HF_HUB_OFFLINE work as in huggingface_hub.
@@ -27,19 +28,24 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         prog="push_to_hub.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|card|promote")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|card|promote|demo")
     push = commands.add_parser("push", help="push a run to the Hub, in one commit")
     pull = commands.add_parser("pull", help="download a repository from the Hub")
     card = commands.add_parser("card", help="update the card in the run's folder, or write one, without contacting the Hub")
     promote = commands.add_parser("promote", help="make a run the shipped one of this repository")
-    for command in (push, card, promote):
+    demo = commands.add_parser("demo", help="publish a page that runs the model in the browser, as a static Space")
+    for command in (push, card, promote, demo):
         command.add_argument("run", type=Path, metavar="RUN_DIR", help="folder that train.py wrote")
     push.add_argument("--new-card", action="store_true", help="push RUN_DIR's card, or a new one, instead of the Hub's")
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
     for command, what in ((push, "branch to push to; created if necessary"), (pull, "branch, tag or commit")):
         command.add_argument("--revision", default="main", metavar="REV", help=f"{what} (default: main)")
-    push.add_argument("--private", action="store_true", help="make a new repository private")
+    for command in (push, demo):
+        command.add_argument("--private", action="store_true", help="make a new repository private")
+    demo.add_argument("--space", required=True, type=_repo_id, metavar="USER/NAME", help="created if necessary")
+    demo.add_argument("--model-repo", type=_repo_id, metavar="USER/NAME", help="model that it links (default: the card's)")
+    demo.add_argument("--title", metavar="TEXT", help="of the page (default: the Space's name)")
     push.add_argument("--message", metavar="TEXT", help="commit message")
     for command in (push, card):
         command.add_argument("--dataset-name", metavar="NAME", help="the data's name on the card (default: its folder's)")
@@ -47,7 +53,7 @@ def parse_args(argv=None):
                              "your data with the model's answers, scaled to its input; of DATA, or those the run kept "
                              "(default: none of your images go up)")  # fmt: skip
         command.add_argument("--no-saved-model", dest="saved_model", action="store_false", help="leave out the SavedModel")
-    for command in (push, promote):
+    for command in (push, promote, demo):
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
     pull.add_argument("--to", required=True, type=Path, metavar="DIR", help="new or empty folder, or one of an earlier pull")
     part = pull.add_mutually_exclusive_group()
@@ -80,6 +86,8 @@ def main(argv=None) -> None:
         from eanet.hub.upload import write_card as function
     elif command == "pull":
         from eanet.hub.download import pull as function
+    elif command == "demo":
+        from eanet.hub.demo import push_demo as function
     else:
         from eanet.hub.promote import promote as function
     print(function(**options))

@@ -189,7 +189,7 @@ class _Push:
         old_card = _read_card(self._download(CARD, head), f"{CARD} of {self.repo_id} on the Hub") if CARD in theirs else None
         write_text(self.staged.folder / CARD, self.card(old_card))
         ours = {p.relative_to(self.staged.folder).as_posix(): p for p in self.staged.folder.rglob("*") if p.is_file()}
-        sent = {name: path for name, path in sorted(ours.items()) if not _is_same(path, theirs.get(name))}
+        sent = {name: path for name, path in sorted(ours.items()) if not is_same(path, theirs.get(name))}
         gone = sorted(set(self._stale(theirs, head)) - set(ours))
         if self.dry_run:
             return self._describe(ours, theirs, sent, gone, old_card, url)
@@ -360,7 +360,8 @@ def _read_card(path: Path, where) -> str:
         raise UserError(f"{where}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def _is_same(path: Path, file) -> bool:
+def is_same(path: Path, file) -> bool:
+    """Return True if a file is the one on the Hub, an entry of its listing or None; compares their digests."""
     if file is None:
         return False
     if file.lfs is not None:

@@ -32,19 +32,27 @@ class Routes(Handler):
     def create(self):
         body = self._json({"name"}, {"organization", "visibility", "private", "type", "sdk"})
         user = self._user(write=True)
-        if body.get("type", "model") != "model":
-            raise Refused(400, "only models live here")
+        kind, sdk = body.get("type", "model"), body.get("sdk")
+        if kind not in ("model", "space") or (sdk not in ("static", "gradio", "docker") if kind == "space" else sdk):
+            raise Refused(400, f"no {kind} with the SDK {sdk} here")
         repo_id = f"{body.get('organization') or user}/{body['name']}"
         if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", repo_id):
             raise Refused(400, f"Invalid repo name: {repo_id}")
         if repo_id.split("/")[0] != user:
             raise Refused(403, f'You don\'t have the rights to create a model under the namespace "{repo_id.split("/")[0]}"')
-        url = f"{self.hub.url}/{repo_id}"
+        place = repo_id if kind == "model" else f"spaces/{repo_id}"
+        url = f"{self.hub.url}/{place}"
         with self.hub.lock:
-            if repo_id in self.hub.repos:
-                raise Refused(409, "You already created this model repo", url=url)
+            if place in self.hub.repos:
+                raise Refused(409, f"You already created this {kind} repo", url=url)
             private = bool(body.get("private")) or body.get("visibility") == "private"
-            self.hub.repos[repo_id] = Repo(repo_id, private)
+            self.hub.repos[place] = Repo(place, private)
+            if kind == "space":  # the Hub begins it with a page of its own
+                made = self.hub.repos[place]
+                card = f"---\ntitle: {body['name']}\nsdk: {sdk}\n---\n"
+                first = {"README.md": card, "index.html": "<p>Your new Space</p>\n"}
+                files = {name: File(text.encode(), False) for name, text in first.items()}
+                made.commit("main", "initial commit", {**made.head().files, **files})
         return 200, {"url": url, "id": repo_id, "name": repo_id}, {}
 
     def branch(self, repo, branch):
@@ -255,7 +263,8 @@ class Routes(Handler):
         if self.hub.xet:
             xet_hash = next((h for h, _, sha in xet_files(self.hub.cas) if sha == file.sha256), None)
             if xet_hash:
-                token = f"{self.hub.url}/api/models/{repo}/xet-read-token/{commit.sha}"
+                kind = "" if repo.startswith("spaces/") else "models/"
+                token = f"{self.hub.url}/api/{kind}{repo}/xet-read-token/{commit.sha}"
                 headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         return 302, b"", {**headers, "Location": f"{self.hub.storage}/lfs/{file.sha256}"}
 
@@ -291,4 +300,11 @@ ROUTES = [
     ("GET HEAD", "/lfs/(?P<oid>[0-9a-f]{64})", Routes.lfs_get),
     ("GET HEAD", f"/{_REPO}/resolve/(?P<rev>[^/]+|refs/[^/]+/[^/]+)/(?P<path>.+)", Routes.resolve),
 ]
-Routes.routes = ROUTES
+# The same for Spaces, which the server keeps under "spaces/user/name".
+_SPACE = r"(?P<repo>spaces/[^/]+/[^/]+)"
+SPACES = [
+    (methods, pattern.replace(f"/api/models/{_REPO}", f"/api/{_SPACE}").replace(f"/{_REPO}", f"/{_SPACE}"), action)
+    for methods, pattern, action in ROUTES
+    if _REPO in pattern
+]
+Routes.routes = [*SPACES, *ROUTES]

@@ -120,11 +120,11 @@ class Handler(BaseHTTPRequestHandler):
         return self.hub.user if token else None
 
     def _repo(self, repo: str, write=False) -> Repo:
-        user, found = self._user(write), self.hub.repos.get(repo)
-        if found is None or (found.private and user != repo.split("/")[0]):
+        user, found, owner = self._user(write), self.hub.repos.get(repo), repo.removeprefix("spaces/").split("/")[0]
+        if found is None or (found.private and user != owner):
             # To someone who is not logged in, a private repository and none are the same.
             raise Refused(404 if user else 401, "Repository not found", "RepoNotFound")
-        if write and user != repo.split("/")[0]:
+        if write and user != owner:
             raise Refused(403, f"Forbidden: you have no right to write to {repo}.")
         return found
 

@@ -1,0 +1,229 @@
+"""Publish the demo: a static Space with the page, the runtime and the model, in one atomic commit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from eanet.cli import UserError, temporary_folder, write_json, write_text
+from eanet.hub.card import repository_of
+from eanet.hub.card_facts import sample_label
+from eanet.hub.download import matches
+from eanet.hub.errors import HubError, set_timeout, status_of, with_retries
+from eanet.hub.front_matter import split_card
+from eanet.hub.lineage import TREE
+from eanet.hub.staging import check_no_link, check_run
+from eanet.hub.tokens import check_file, check_no_token, without_token
+from eanet.hub.upload import is_same
+
+PAGE, RUNTIME = ("*.html", "*.css", "*.js"), "dist/runtime"
+SAMPLES = ("samples/*.png", "samples/*.jpg")
+OURS = ("runtime/*", "samples/*")  # of an earlier demo; what is no longer part of it is deleted
+BUILD = "`npm ci --prefix demo && npm run build --prefix demo` writes it"
+
+
+def push_demo(
+    run: Path,
+    space: str,
+    *,
+    model_repo: str | None = None,
+    title: str | None = None,
+    private: bool = False,
+    dry_run: bool = False,
+    tree: Path = TREE,
+) -> str:
+    """Publish the demo of a run as a static Space, in one commit.
+
+    Args:
+        run: folder of a finished run, or the repository itself.
+        space: "user/name" of the Space; created if necessary.
+        model_repo: "user/name" of the model that the page names and the Space links; None for the one on the run's card.
+        title: of the page; None for the Space's name.
+        private: make a new Space private.
+        dry_run: change nothing and return what would be done.
+        tree: folder of the code, with the built page in demo/dist/.
+
+    Returns:
+        What was done, in several lines.
+
+    Raises:
+        UserError: there is no such run, the page is not built, there is no login, or the Space is another program's.
+        HubError: the Hub refuses or does not answer; it has the whole commit or none of it.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    check_run(run)
+    for place, text in {
+        "the Space's name": space,
+        "the title": title or "",
+        "the folder's name": run.absolute().name,
+    }.items():
+        check_no_token(text, place)
+    set_timeout()
+    if HF_HUB_OFFLINE and not dry_run:
+        raise UserError("HF_HUB_OFFLINE is set, and a demo needs the Hub; unset it")
+    if get_token() is None and not dry_run:
+        raise UserError("not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
+    alone = dry_run and (HF_HUB_OFFLINE or get_token() is None)
+    if alone:
+        print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {space} were new", file=sys.stderr)
+    with temporary_folder(prefix="eanet-demo-") as folder:
+        stage_demo(run, folder, model_repo or _repository(run), title or space.split("/")[1], tree)
+        api = None if alone else HfApi(library_name="eanet")
+        return without_token(with_retries(lambda: attempt(api, folder, run, space, private, dry_run), space))
+
+
+def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree: Path = TREE) -> None:
+    """Write all files of the Space into the empty `folder`.
+
+    Args:
+        run: folder of a finished run.
+        folder: where to.
+        model_repo: the model that the page names, or None.
+        title: of the page.
+        tree: folder of the code.
+
+    Raises:
+        UserError: the page is not built, or the run holds no model, a link or a Hub token.
+    """
+    demo = tree / "demo"
+    runtime = sorted((demo / RUNTIME).glob("*"))
+    if not (demo / "index.html").is_file():
+        raise UserError(f"{demo}: no such folder; the page is in the repository of the code, not in the installed package")
+    if not runtime:
+        raise UserError(f"{demo / RUNTIME}: the page is not built; {BUILD}")
+    for path in [path for pattern in PAGE for path in sorted(demo.glob(pattern))]:
+        shutil.copyfile(path, folder / path.name)
+    for path in runtime:
+        (folder / "runtime").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "runtime" / path.name)
+    labels = _export(run, folder / "model.onnx")
+    samples = _samples(run, tree, labels)
+    for path in samples:
+        (folder / "samples").mkdir(exist_ok=True)
+        check_file(path, path)
+        shutil.copyfile(path, folder / "samples" / path.name)
+    write_json(folder / "site.json", {"title": title, "model": model_repo, "samples": [path.name for path in samples]})
+    write_text(folder / "README.md", _card((demo / "README.md").read_text(encoding="utf-8"), model_repo, title))
+
+
+def _export(run: Path, path: Path) -> set[str]:
+    """Write the run's ONNX file, with the attention among its outputs, and return the class names."""
+    from eanet.export import export_onnx
+    from modeling_eanet import from_pretrained_keras
+
+    model = from_pretrained_keras(run)
+    export_onnx(model, path)
+    return set(model.config.id2label.values())
+
+
+def _samples(run: Path, tree: Path, labels: set[str]) -> list[Path]:
+    """Return the run's sample images, or those of the code where they show the run's classes."""
+    own = sorted(path for pattern in SAMPLES for path in run.glob(pattern))
+    for path in own:
+        check_no_link(run, path.relative_to(run).as_posix(), cached=run.resolve() == tree.resolve())
+    shared = sorted(path for pattern in SAMPLES for path in tree.glob(pattern))
+    return own or (shared if {sample_label(path.stem) for path in shared} <= labels else [])
+
+
+def _repository(run: Path) -> str | None:
+    card = run / "README.md"
+    return repository_of(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+
+
+def _card(template: str, model_repo: str | None, title: str) -> str:
+    """Return the Space's README, with this title and link to the model in its front matter."""
+    matter, body = split_card(template, "demo/README.md")
+    data = {**yaml.safe_load(matter), "title": title, "models": [model_repo] if model_repo else []}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n{re.sub('^# .*', lambda _: f'# {title}', body, count=1, flags=re.MULTILINE)}"
+
+
+def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bool) -> str:
+    """Make the Space equal to the staged `folder`, starting from what the Hub has now.
+
+    Args:
+        api: an `HfApi`; None as if there were no such Space.
+        folder: from `stage_demo`; a README that the owner of the Space has edited replaces the one in it.
+        run: for messages.
+        space: "user/name".
+        private: make a new Space private.
+        dry_run: change nothing.
+
+    Returns:
+        What was done, in several lines.
+
+    Raises:
+        UserError: the Space is another program's.
+        HubError: the branch moved meanwhile.
+    """
+    from huggingface_hub.constants import ENDPOINT
+
+    url = f"{ENDPOINT}/spaces/{space}"
+    head = _head(api, space) if api else ""
+    if not head and not dry_run:
+        api.create_repo(space, repo_type="space", space_sdk="static", private=private or None, exist_ok=True)
+        head = _head(api, space)
+    listing = api.list_repo_tree(space, repo_type="space", recursive=True, revision=head) if head else []
+    theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}
+    if "README.md" in theirs:
+        _keep_card(api, folder, space, head)
+    ours = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sent = {name: path for name, path in ours.items() if not is_same(path, theirs.get(name))}
+    gone = [name for name in theirs if matches(name, OURS) and name not in ours]
+    lines = [_line("changed" if name in theirs else "new", path.stat().st_size, name) for name, path in sent.items()]
+    lines += [_line("deleted", theirs[name].size, name) for name in gone]
+    if dry_run:
+        return "\n".join([f"dry run: {'one commit' if lines else 'no commit'} to {url}", *lines])
+    if not lines:
+        return f"{url} is up to date with {run}: nothing to push\ncommit {head}"
+    return "\n".join([f"pushed the demo of {run} to {url}", *lines, f"commit {_commit(api, space, sent, gone, head, run)}"])
+
+
+def _line(state: str, size: int, name: str) -> str:
+    return f"  {state:8} {size:>10,} bytes  {name}"
+
+
+def _head(api, space: str) -> str:
+    """Return the Space's commit, or "" if there is none."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        return api.space_info(space, revision="main").sha
+    except RepositoryNotFoundError as error:
+        if status_of(error) == 401:  # also the Hub's answer to a bad token; this call tells them apart
+            api.whoami()
+        return ""
+
+
+def _keep_card(api, folder: Path, space: str, head: str) -> None:
+    """Keep a README that belongs to a demo, since its owner may have edited it; refuse a Space that is no static page."""
+    path = api.hf_hub_download(space, "README.md", repo_type="space", revision=head)
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    data = yaml.safe_load(split_card(text, f"README.md of {space}")[0]) or {}
+    if data.get("sdk") != "static":
+        raise UserError(f"{space}: is a Space of another kind (sdk: {data.get('sdk')}); give the name of a new one")
+    if data.get("models") is not None:  # a new Space has none: the Hub writes its first README
+        write_text(folder / "README.md", text)
+
+
+def _commit(api, space: str, sent: dict, gone: list, head: str, run: Path) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list = [CommitOperationAdd(name, str(path)) for name, path in sent.items()]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in gone]
+    message = f"Push the demo of {run.absolute().name or 'a model'} with push_to_hub.py"
+    try:
+        made = api.create_commit(space, operations, commit_message=message, repo_type="space", parent_commit=head)
+    except Exception as error:
+        if status_of(error) == 412:
+            raise HubError(
+                f"{space} has a newer commit than the one this push started from; run the command again"
+            ) from None
+        raise
+    return made.oid

@@ -1,0 +1,126 @@
+"""push_to_hub.py demo: a static Space in one commit, and nothing of it where something fails."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from conftest import ROOT
+from hub_session import NEWEST, OLDEST, error_line
+
+from eanet.cli import UserError
+from eanet.hub import demo
+
+pytest_plugins = ["hub_fixtures"]
+SPACE = "user/colours-demo"
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of the page, built with a runtime of a few bytes."""
+    shutil.copytree(ROOT / "demo", tmp_path / "tree/demo", ignore=shutil.ignore_patterns("node_modules", "dist"))
+    (tmp_path / "tree/demo/dist/runtime").mkdir(parents=True)
+    (tmp_path / "tree/demo/dist/runtime/ort.wasm").write_bytes(b"\0asm" + bytes(100))
+    (tmp_path / "tree/samples").mkdir()
+    shutil.copy(ROOT / "samples/apple.png", tmp_path / "tree/samples/red.png")
+    return tmp_path / "tree"
+
+
+def test_the_staged_page_names_the_model_and_shows_fitting_samples(made_run, tree, tmp_path):
+    from eanet.export import OnnxModel
+
+    (tmp_path / "out").mkdir()
+    demo.stage_demo(made_run, tmp_path / "out", "user/colours", "Colours", tree)
+    assert json.loads((tmp_path / "out/site.json").read_text()) == {
+        "title": "Colours", "model": "user/colours", "samples": ["red.png"]
+    }  # fmt: skip
+    matter = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---\n")[1])
+    assert (matter["sdk"], matter["title"], matter["models"]) == ("static", "Colours", ["user/colours"])
+    assert "attention_0" in {output.name for output in OnnxModel(tmp_path / "out/model.onnx").session.get_outputs()}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"index.html", "app.js", "style.css", "runtime", "samples"} <= names and "dist" not in names
+
+
+def test_a_page_that_is_not_built_says_how(made_run, tree, tmp_path):
+    shutil.rmtree(tree / "demo/dist")
+    with pytest.raises(UserError, match="not built; `npm ci --prefix demo && npm run build --prefix demo`"):
+        demo.stage_demo(made_run, tmp_path, None, "Colours", tree)
+    with pytest.raises(UserError, match="not in the installed package"):
+        demo.stage_demo(made_run, tmp_path, None, "Colours", tmp_path / "nowhere")
+
+
+@pytest.fixture
+def staged(made_run, tree, tmp_path):
+    """The staged page, ready to go up."""
+    (tmp_path / "page").mkdir()
+    demo.stage_demo(made_run, tmp_path / "page", "user/colours", "Colours", tree)
+    return tmp_path / "page"
+
+
+ATTEMPT = f"""
+import pathlib
+from eanet.hub import demo
+from eanet.hub.errors import set_timeout, with_retries
+from eanet.cli import run
+from huggingface_hub import HfApi
+page, dry_run = sys.argv[1], sys.argv[2] == "dry"
+set_timeout()
+attempt = lambda: demo.attempt(HfApi(), pathlib.Path(page), pathlib.Path("run"), "{SPACE}", False, dry_run)
+sys.exit(run(lambda argv: print(with_retries(attempt, "{SPACE}"))))
+"""
+
+
+@pytest.mark.parametrize("version", [NEWEST, pytest.param(OLDEST, marks=pytest.mark.slow)])
+def test_the_space_gets_one_commit_and_a_second_run_none(version, staged, sessions):
+    session = sessions(version)
+    dry = session.python(ATTEMPT, staged, "dry")
+    assert dry.code == 0 and "dry run: one commit" in dry.out and not session.hub.repos, dry.err
+    done = session.python(ATTEMPT, staged, "push")
+    repo = session.hub.repos[f"spaces/{SPACE}"]
+    assert done.code == 0 and f"{session.hub.url}/spaces/{SPACE}" in done.out, done.err
+    assert len(repo.history()) == 3  # the Hub's own two, and ours
+    assert repo.head().files["model.onnx"].content == (staged / "model.onnx").read_bytes()
+    assert b"sdk: static" in repo.head().files["README.md"].content and b"models:" in repo.head().files["README.md"].content
+    again = session.python(ATTEMPT, staged, "push")
+    assert "nothing to push" in again.out and len(repo.history()) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [dict(path="/commit/", status=403), dict(path="/lfs/", method="PUT", kind="drop")])
+def test_a_failed_push_publishes_nothing(fault, staged, session, hub):
+    hub.fault(**fault)
+    error_line(session.python(ATTEMPT, staged, "push"), 1)
+    assert {"README.md", "index.html", ".gitattributes"} == set(hub.repos[f"spaces/{SPACE}"].head().files)
+
+
+@pytest.mark.slow
+def test_edits_of_the_owner_stay_and_old_files_go(staged, session, hub):
+    assert session.python(ATTEMPT, staged, "push").code == 0
+    repo = hub.repos[f"spaces/{SPACE}"]
+    files = dict(repo.head().files)
+    edited = type(files["README.md"])(files["README.md"].content.replace(b"title: Colours", b"title: Mine"), False)
+    repo.commit("main", "by hand", {**files, "README.md": edited, "runtime/old.wasm": edited, "notes.txt": edited})
+    done = session.python(ATTEMPT, staged, "push")
+    assert done.code == 0 and "deleted" in done.out, done.err
+    after = repo.head().files
+    assert after["README.md"] == edited and "notes.txt" in after and "runtime/old.wasm" not in after
+
+
+@pytest.mark.slow
+def test_another_kind_of_space_is_refused(staged, session, hub):
+    assert session.python(ATTEMPT, staged, "push").code == 0
+    repo = hub.repos[f"spaces/{SPACE}"]
+    readme = type(repo.head().files["README.md"])(b"---\ntitle: Chat\nsdk: gradio\n---\n", False)
+    repo.commit("main", "by hand", {**repo.head().files, "README.md": readme})
+    assert "another kind (sdk: gradio)" in error_line(session.python(ATTEMPT, staged, "push"), 2)
+
+
+def test_the_command_line_reaches_the_demo(monkeypatch, tmp_path, capsys):
+    import push_to_hub
+
+    asked = {}
+    monkeypatch.setattr(demo, "push_demo", lambda **options: asked.update(options) or "done")
+    push_to_hub.main(["demo", str(tmp_path), "--space", SPACE, "--title", "Colours", "--dry-run"])
+    assert capsys.readouterr().out == "done\n"
+    expected = {"run": tmp_path, "space": SPACE, "model_repo": None, "title": "Colours", "private": False, "dry_run": True}
+    assert asked == expected
