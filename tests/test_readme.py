@@ -17,6 +17,7 @@ from conftest import LEAN, ROOT, TINY, run_main, write_official
 from hub_server import LFS_NAMES, File, Hub, Repo
 from isolated import installed
 
+import eanet.data
 from eanet.hub.card import card_regions
 from eanet.hub.card_facts import collect_facts
 from eanet.run_dir import recipe_of, training_runs
@@ -32,14 +33,12 @@ COMMANDS = [code.strip() for language, code in CODE.findall(README) if language 
 PREDICT, TRAIN, FINE_TUNE, RESUME, PUSH, TESTS, SHIPPED = COMMANDS
 (EVALUATE,) = re.findall("`(python train.py --evaluate-only [^`]+)`", README)
 
-# Stands in for `python`: instead of downloading CIFAR-100 it uses small data in the same layout; nothing else differs.
+# Stands in for `python`: TensorFlow starts faster; nothing else differs.
 PYTHON = """#!/bin/sh
 exec {python} -c "{lean}"'
 import runpy
 sys.path.insert(0, ".")
 sys.argv = sys.argv[1:]
-import eanet.data
-eanet.data.download_cifar100 = lambda *args: "{data}"
 runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
 """
 
@@ -68,7 +67,7 @@ def tree(tmp_path_factory):
     tree = tmp_path_factory.mktemp("readme") / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__"))
     (tree / ".venv").symlink_to(sys.prefix)
-    data = write_official(tree.parent / "cifar-100-python", labels=CIFAR100_LABELS)
+    data = write_official(tree.parent / "cifar-100-python", train=64, labels=CIFAR100_LABELS)
     with tarfile.open(tree / "cifar-100-dev.tar.gz", "w:gz") as tar:
         tar.add(data, data.name)
     for split, count in (("train", 12), ("test", 4)):
@@ -80,7 +79,7 @@ def tree(tmp_path_factory):
                 )
     (tree.parent / "bin").mkdir()
     python = tree.parent / "bin" / "python"
-    python.write_text(PYTHON.format(python=sys.executable, lean=LEAN, data=str(data)))
+    python.write_text(PYTHON.format(python=sys.executable, lean=LEAN))
     python.chmod(0o755)
     return tree
 
@@ -132,19 +131,23 @@ def test_languages_and_snippets():
     assert {language for language, _ in CODE.findall(README)} == {"python", "bash", "bibtex"}
 
 
-def test_keras_snippet_runs_without_our_code(hub, tmp_path):
+def test_snippets_run_as_pasted(hub, tree, tmp_path):
+    """The first without our code."""
     assert "hf://" in SNIPPETS[0]
-    assert run([sys.executable, "-c", SNIPPETS[0]], tmp_path, hub, tmp_path / "home").split() == ["apple"]
+    code = f"""import os, sys
+exec({SNIPPETS[0]!r})
+assert not {{"eanet", "modeling_eanet"}} & set(sys.modules)
+os.chdir({str(tree)!r})
+sys.path.insert(0, "")
+exec({SNIPPETS[2]!r})"""
+    first, second = run([sys.executable, "-c", code], tmp_path, hub, tmp_path / "home").splitlines()
+    assert first == "apple" and "'label': 'apple'" in second
 
 
 def test_old_client_snippet_runs_without_our_code(hub, tmp_path):
     code = SNIPPETS[1] + "import numpy; print(model.predict(numpy.zeros((2, 32, 32, 3)), verbose=0).shape)"
     client = installed("huggingface_hub==0.36.2")
     assert run([sys.executable, "-c", code], tmp_path, hub, tmp_path / "home", client).strip() == "(2, 100)"
-
-
-def test_classify_snippet_names_the_class(hub, tree, tmp_path):
-    assert "'label': 'apple'" in run([sys.executable, "-c", SNIPPETS[2]], tree, hub, tmp_path)
 
 
 def test_first_command_predicts_the_samples(hub, tree, tmp_path):
@@ -170,8 +173,13 @@ def test_test_command_is_what_ci_runs():
     assert 'install -q --no-compile -e ".[dev]"' in ci and 'python" -m pytest' in ci
 
 
-def test_evaluate_command_measures_the_model(hub, tree, tmp_path):
-    results = json.loads(run(EVALUATE, tree, hub, tmp_path))
+def test_evaluate_command_measures_the_model(tree, monkeypatch, capsys):
+    python, program, *words = shlex.split(EVALUATE)
+    assert (python, program) == ("python", "train.py")
+    monkeypatch.chdir(tree)
+    monkeypatch.setattr(eanet.data, "download_cifar100", lambda *args: str(tree.parent / "cifar-100-python"))
+    assert run_main(importlib.import_module("train"), *words) == 0
+    results = json.loads(capsys.readouterr().out)
     assert results["num_images"] == 48 and results["model"] == RESULTS["model"]
 
 
