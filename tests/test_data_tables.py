@@ -236,3 +236,10 @@ def test_name_of_the_data(tmp_path):
     draw(tmp_path, *FILES)
     (tmp_path / "labels.csv").write_text(lines(ROWS))
     assert load(tmp_path, name="Pets, 2024").name == "Pets, 2024" and load(tmp_path).name == tmp_path.name
+
+
+def test_class_that_only_the_test_split_has(tmp_path):
+    draw(tmp_path, *FILES)
+    rows = [(*row, "train") for row in ROWS[:5]] + [(FILES[5], "emu", "test")]
+    (tmp_path / "labels.csv").write_text(lines(rows, "file,label,split"))
+    assert error_of(tmp_path).endswith("class emu of the test split is not among the classes of the training split")

@@ -39,6 +39,12 @@ def build_dataset(
     if listing.labels is None and len(lists) == len(listing.samples):
         source = lists if labels else lists[:1]
         listing.labels = _sorted({sample.label for samples in source for sample in samples}, listing)
+        for split, samples in listing.samples.items():
+            if unknown := {sample.label for sample in samples} - set(listing.labels):
+                first = printable(min(unknown))
+                raise UserError(
+                    f"{where}: class {first} of the {split} split is not among the classes of the training split"
+                )
     if listing.labels is not None:
         check_labels(listing, where, labels)
     arrays = {split: read_samples(samples, config, left_out, split) for split, samples in listing.samples.items()}

@@ -84,14 +84,18 @@ def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) 
     if not listing.unlabelled:
         return
     index = FileIndex(root)
-    labels: dict[tuple[str, ...], tuple[File, str]] = {}
-    for table in find_tables(root, index, where, first_only=False)[0]:
+    labels: dict[tuple[str, ...], str] = {}
+    try:
+        tables, _ = find_tables(root, index, where, first_only=False)
+    except UserError:  # the class folders do without
+        return
+    for table in tables:
         for name, label, _ in table.rows:
             if label in listing.places and (found := index.find(table.file, name)):
-                labels.setdefault(found.parts, (found, label))
+                labels.setdefault(found.parts, label)
     for split, folder in listing.unlabelled.items():
         files = [file for file in folder.walk() if may_be_image(file)]
-        samples = [Sample(f.path, f.source, labels[f.parts][1]) for f in files if f.parts in labels]
+        samples = [Sample(f.path, f.source, labels[f.parts]) for f in files if f.parts in labels]
         if len(samples) > 0.9 * len(files):
             listing.samples[split] = samples
             read = {sample.path for sample in samples}
