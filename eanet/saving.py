@@ -218,7 +218,7 @@ def _write_saved_model(model, directory) -> None:
 def _remove_stale(directory: Path, model, saved_model: bool) -> None:
     """Remove the SavedModel if none is written now, and exports made from other weights."""
     checksums = [checksum.encode() for checksum in _checksums(model)]
-    exports = [*directory.glob("onnx/*.onnx"), directory / LEGACY_ONNX_FILE]
+    exports = [*directory.glob("onnx/*.onnx"), *directory.glob("litert/*.tflite"), directory / LEGACY_ONNX_FILE]
     stale = [path for path in exports if path.is_file() and not _contains(path, checksums)]
     stale += [] if saved_model else [directory / name for name in SAVED_MODEL_FILES]
     for path in stale:

@@ -68,7 +68,7 @@ def test_large_files_are_read_block_by_block(tmp_path):
     tracemalloc.start()
     assert download.sha256(path) == "254bcc3fc4f27172636df4bf32de9f107f620d559b20d760197e452b97453917"
     tokens.check_file(path, path)
-    assert not provenance.onnx_matches(path, None) and tracemalloc.get_traced_memory()[1] < 2**24
+    assert not provenance.export_matches(path, None) and tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
 
 

@@ -353,10 +353,16 @@ def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, 
     (run / "figures").mkdir(exist_ok=True)
     shutil.copy(ROOT / "figures" / "architecture.png", run / "figures")  # of another architecture
     shutil.copy(ROOT / "figures" / "slots.png", run / "figures" / "slots.svg")
+    (run / "litert").mkdir()
+    own = json.loads((run / "eval_results.json").read_text())["model"]["checksum"]
+    for name, checksum in (("eanet", own), ("other", "00000000")):
+        (run / "litert" / f"{name}.tflite").write_text(json.dumps({"checksum": checksum}))  # as in the file's zip archive
     staged = staging.stage_run(run, tmp_path / "staged")
     assert {path.name for path in staged.folder.glob("onnx/*")} == {"model.onnx", "model_int8.onnx"}
+    assert [path.name for path in staged.folder.glob("litert/*")] == ["eanet.tflite"]
     said = capsys.readouterr().err
-    assert re.findall(r"(\S+) is left out", said) == ["onnx/model_other.onnx", "figures/slots.svg"]
+    left_out = ["litert/other.tflite", "onnx/model_other.onnx", "figures/slots.svg"]
+    assert re.findall(r"(\S+) is left out", said) == left_out
     assert not (staged.folder / "figures" / "architecture.png").exists()
     model = modeling_eanet.build_eanet(modeling_eanet.EANetConfig.preset("small", id2label=["a", "b"]))
     save_pretrained_keras(model, tmp_path / "same", saved_model=False)

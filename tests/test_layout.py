@@ -82,12 +82,12 @@ def test_the_root_holds_what_the_design_lists():
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
     root = {line.split("/")[0] for line in listed.stdout.splitlines() if (ROOT / line).exists()}
-    folders = {".ci", "benchmarks", "eanet", "examples", "figures", "logs", "onnx", "samples", "tests", "tools", "variables"}
+    folders = set(".ci benchmarks demo eanet examples figures logs onnx samples tests tools variables".split())
     programs = {f"{name}.py" for name in PROGRAMS | {"modeling_eanet"}}
     artefacts = {"config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb"}
     results = {"eval_results.json", "history.json"}
     project = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt", ".gitignore"}
-    assert root - {".gitattributes"} == folders | programs | artefacts | results | project
+    assert root - {".gitattributes", "litert"} == folders | programs | artefacts | results | project
     for folder, suffixes in (("figures", {".png", ".json"}), ("samples", {".png", ".jpg", ".md"}), ("examples", {".ipynb"})):
         assert {path.suffix for path in (ROOT / folder).iterdir() if path.is_file()} <= suffixes
 

@@ -25,7 +25,7 @@ from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, SAVED_MODEL_FILES
 RECORD = ".pulled.json"
 PARTS = {
     "logs": ("logs/*",),
-    "weights": (*KERAS_FILES, *SAVED_MODEL_FILES, "variables/*", "onnx/*", LEGACY_ONNX_FILE, RESULTS_FILE),
+    "weights": (*KERAS_FILES, *SAVED_MODEL_FILES, "variables/*", "onnx/*", "litert/*", LEGACY_ONNX_FILE, RESULTS_FILE),
 }
 
 

@@ -18,7 +18,7 @@ from eanet.loaded_model import load_config
 from eanet.run_dir import HISTORY_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
-INSTALLED = (*staging.ARTEFACTS, *staging.MEASURED, *staging.LOGS, staging.ONNX)
+INSTALLED = (*staging.ARTEFACTS, *staging.MEASURED, *staging.LOGS, *staging.EXPORTS)
 REPLACED = ("variables/*", "logs/*tfevents*", HISTORY_FILE, LEGACY_ONNX_FILE)  # unless installed
 FIGURES = ("samples", "slots", "architecture", "curves", "attention", "scaling")
 EVALUATION_FIGURES = ("confusion", "calibration")  # drawn from benchmarks/evaluation.json
@@ -115,7 +115,7 @@ def _replaced(tree: Path, folder: Path, model) -> list[str]:
     """Return the names of the files in the tree that are not of the model in the staging folder."""
     names = [name for name in _files(tree) if matches(name, REPLACED)]
     names += [
-        name for name in _files(tree) if matches(name, [staging.ONNX]) and not provenance.onnx_matches(tree / name, model)
+        name for name in _files(tree) if matches(name, staging.EXPORTS) and not provenance.export_matches(tree / name, model)
     ]
     names += provenance.other_weights(tree, model)
     if not staging.same_architecture(tree, folder):
@@ -160,7 +160,7 @@ def _run(command: tuple, tree: Path) -> bool:
 
 
 def _files(root: Path) -> list[str]:
-    places = ("*", "variables/*", "onnx/*", "logs/*", "logs/*/*")
+    places = ("*", "variables/*", "onnx/*", "litert/*", "logs/*", "logs/*/*")
     return sorted({p.relative_to(root).as_posix() for place in places for p in root.glob(place) if p.is_file()})
 
 

@@ -21,7 +21,7 @@ UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
 OUR_FIGURES = {"attention": True, "slots": True, "calibration": True, "confusion": True, "curves": True, "samples": True,
                "architecture": False}  # fmt: skip
-ONNX_CHECKSUM = re.compile(rb"checksum\x12\x08([0-9a-f]{8})")  # an entry of the metadata, as protobuf writes it
+EXPORT_CHECKSUM = re.compile(rb'checksum(?:\x12\x08|": ")([0-9a-f]{8})')  # in ONNX's protobuf, and in LiteRT's JSON
 # Sections of benchmarks/*.md that depend on weights.
 WEIGHTS_SECTION = re.compile(r"^<!-- weights (\w+) -->\n.*?^<!-- end -->\n\n?", re.DOTALL | re.MULTILINE)
 
@@ -33,12 +33,12 @@ def checksum_of(folder: Path) -> str | None:
     return None
 
 
-def onnx_matches(path: Path, model) -> bool:
-    """Return True if an ONNX file, quantized or not, was exported from `model`, by the checksum in its metadata."""
+def export_matches(path: Path, model) -> bool:
+    """Return True if an ONNX or LiteRT file was exported from `model`, by the checksum in its metadata."""
     if not path.stat().st_size:
         return False
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = ONNX_CHECKSUM.search(content)
+        found = EXPORT_CHECKSUM.search(content)
         return found is not None and checksum_matches(model, found[1].decode())
 
 

@@ -18,7 +18,7 @@ from eanet.hub.provenance import (
     UNRECORDED,
     add_to_record,
     drop_other_weights,
-    onnx_matches,
+    export_matches,
     other_report,
     unrecorded_figures,
 )
@@ -37,13 +37,13 @@ MEASURED = (RESULTS_FILE, HISTORY_FILE)
 MISTAKES = re.compile(r"^## Most confident mistakes\n.*", re.DOTALL | re.MULTILINE)  # of report.md
 LOGS = ("logs/*/events.out.tfevents.*", "logs/events.out.tfevents.*")
 FIGURES = ("figures/*.png", "figures/*.svg", FIGURES_RECORD)
-ONNX = "onnx/*.onnx"
+EXPORTS = ("onnx/*.onnx", "litert/*.tflite")
 SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
 # What only this repository and its copies have; a run that was trained in one does not.
 DEVELOPMENT = ("CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "examples/*.ipynb",
-               "tests/*.py", "tests/[a-z]*/*.py", "demo/*.html", "demo/*.js", "demo/*.css", "demo/*.md",
-               "demo/*.py")  # fmt: skip
+               "tests/*.py", "tests/[a-z]*/*.py", "demo/*.html", "demo/*.js", "demo/*.mjs", "demo/*.css", "demo/*.md",
+               "demo/*.json")  # fmt: skip
 # From the folder of the code:
 LIBRARY = ("modeling_eanet.py", "eanet/**/*.py", "eanet/hub/templates/*.md")
 PROGRAMS = ("train.py", "inference.py", "push_to_hub.py", "handler.py", "export.py", "requirements*.txt", "pyproject.toml",
@@ -71,9 +71,7 @@ class Staged:
     own_samples: bool = False
 
 
-def stage_run(
-    run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True, samples: str | None = None
-) -> Staged:
+def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True, samples: str | None = None) -> Staged:
     """Copy what goes up, except for the card, into the empty `folder` and check that it belongs together.
 
     Args:
@@ -164,10 +162,10 @@ def _copy_onnx(run: Path, folder: Path, cached: bool) -> None:
 
 
 def _copy_exports(run: Path, folder: Path, model, cached: bool) -> None:
-    """Copy the quantized forms of the ONNX file, except those of other weights."""
-    for path in sorted(run.glob(ONNX)):
+    """Copy the other exports, except those of other weights."""
+    for path in sorted(path for pattern in EXPORTS for path in run.glob(pattern)):
         name = path.relative_to(run).as_posix()
-        if onnx_matches(path, model):
+        if export_matches(path, model):
             _copy_file(run, name, folder / name, cached)
         else:
             print(f"{name} is left out: its metadata does not have the checksum of these weights", file=sys.stderr)

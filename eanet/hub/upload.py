@@ -261,7 +261,7 @@ class _Push:
         return Path(self.api.hf_hub_download(self.repo_id, name, revision=head))
 
     def _complete(self, theirs: dict, head: str) -> None:
-        """Add what the run lacks: its staging.ONNX file, and from the Hub the sample images and files that need cleaning."""
+        """Add what the run lacks: its ONNX file, and from the Hub the sample images and files that need cleaning."""
         folder, model = self.staged.folder, self.staged.model
         for name in self.from_hub:  # by an earlier attempt
             (folder / name).unlink(missing_ok=True)
@@ -270,7 +270,7 @@ class _Push:
             wanted += [name for name in theirs if name.count("/") == 1 and matches(name, staging.SAMPLES)]
         self.from_hub = [name for name in wanted if not (folder / name).exists()]
         if ONNX_FILE in theirs and not (folder / ONNX_FILE).exists():
-            self.from_hub += [ONNX_FILE] * provenance.onnx_matches(self._download(ONNX_FILE, head), model)
+            self.from_hub += [ONNX_FILE] * provenance.export_matches(self._download(ONNX_FILE, head), model)
         for name in self.from_hub:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(self._download(name, head), folder / name)
@@ -293,8 +293,8 @@ class _Push:
             with contextlib.suppress(UserError):  # a damaged one is replaced or deleted
                 record = provenance.figures_record(self._download(provenance.FIGURES_RECORD, head))
         stale = [name for name in theirs if matches(name, (*STALE, *CLEANED)) or provenance.shows_weights(name, record)]
-        exports = [name for name in theirs if matches(name, [staging.ONNX]) and not (self.staged.folder / name).exists()]
-        stale += [name for name in exports if not provenance.onnx_matches(self._download(name, head), self.staged.model)]
+        exports = [name for name in theirs if matches(name, staging.EXPORTS) and not (self.staged.folder / name).exists()]
+        stale += [name for name in exports if not provenance.export_matches(self._download(name, head), self.staged.model)]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
             stale += [name for name in OLD_FILES if name in theirs]
         return stale
@@ -335,7 +335,7 @@ class _Push:
 
 
 def export_if_possible(model, path: Path) -> None:
-    """Write the staging.ONNX export of `model` to `path`; where a package is missing, say so."""
+    """Write the ONNX export of `model` to `path`; where a package is missing, say so."""
     from eanet.export import export_onnx
 
     path.parent.mkdir(parents=True, exist_ok=True)
