@@ -84,8 +84,18 @@ def load_hub(
     for shard in (shard for found in (shards or {}).values() for shard in found):
         check_not_pointer(shard)
     require("datasets", HINT)
+    try:
+        return _load_tables(path, config, open_tables(path, shards), image_column, label_column, strict, labels)
+    except UserError:
+        raise
+    except Exception as error:  # of the download or of a damaged shard; each library has its own
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from None
+
+
+def _load_tables(path, config: EANetConfig, tables: dict, image_column, label_column, strict, labels) -> Dataset:
     where, local = str(path), os.path.exists(path)
-    tables = open_tables(path, shards)
     left_out, splits = LeftOut(), {}
     for name, table in tables.items():
         split = split_of(name) or ("train" if len(tables) == 1 else None)
@@ -102,13 +112,7 @@ def load_hub(
     listing = Listing(samples, tuple(names) if names else None)
     kwargs = dict(strict=strict, labels=labels, repo_id="" if local else where)
     name = name_of(path) if local else where.split("/")[-1]
-    try:
-        dataset = build_dataset(listing, where, name, config, left_out, **kwargs)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # of the download or of a damaged shard; each library has its own
-        raise UserError(f"{where}: cannot be read ({first_line(error)})") from None
-    return dataset
+    return build_dataset(listing, where, name, config, left_out, **kwargs)
 
 
 def open_tables(path, shards) -> dict[str, Any]:
