@@ -62,6 +62,20 @@ def random_images(count=4, seed=0, size=32):
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
 
+def sample_crops(count, config):
+    """Return images for the model of the repository, none from CIFAR-100: the samples, and crops of them."""
+    from eanet.images import load_image
+
+    rng, paths = np.random.default_rng(0), sorted((ROOT / "samples").glob("*.png"))
+    out = [load_image(path, config) for path in paths[:count]]
+    while len(out) < count:
+        image = Image.open(paths[len(out) % len(paths)]).convert("RGB")
+        side = int(rng.integers(64, min(image.size)))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
+        out.append(load_image(image.crop((left, top, left + side, top + side)), config))
+    return np.stack(out)
+
+
 def random_weights(model, seed=0, scale=0.3):
     """Give every weight of `model` a random value, biases and norms included."""
     rng = np.random.default_rng(seed)

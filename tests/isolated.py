@@ -16,30 +16,31 @@ LOAD_WITH_KERAS = """
 import sys, numpy as np, keras
 assert keras.__version__.startswith(sys.argv[4]), keras.__version__
 assert not [name for name in sys.modules if name.split(".")[0] in ("eanet", "modeling_eanet")]
-model = keras.saving.load_model(sys.argv[1], safe_mode=True)
-np.save(sys.argv[3], model.predict(np.load(sys.argv[2]), verbose=0))
+folders, images = sys.argv[1].split(os.pathsep), np.load(sys.argv[2])
+models = [keras.saving.load_model(folder, safe_mode=True) for folder in folders]
+np.save(sys.argv[3], np.stack([model.predict(images, verbose=0) for model in models]))
 """
 
 LOAD_WITH_HUB = """
 import sys, numpy as np, huggingface_hub
 assert huggingface_hub.__version__ == "0.36.2"
 images = np.load(sys.argv[2])
-first = huggingface_hub.from_pretrained_keras(sys.argv[1])
-one = first.predict(images, verbose=0)
-assert (one == first.predict(images, verbose=0)).all()
-np.save(sys.argv[3], one)
+found = []
+for folder, expected_count in zip(sys.argv[1].split(os.pathsep), sys.argv[4:], strict=True):
+    first = huggingface_hub.from_pretrained_keras(folder)
+    one = first.predict(images, verbose=0)
+    assert (one == first.predict(images, verbose=0)).all()
+    found.append(one)
 
-import tensorflow as tf
-count = sum(int(np.prod(v.shape)) for v in first.trainable_variables)
-assert count == int(sys.argv[4]), count
-with tf.GradientTape() as tape:
-    loss = tf.reduce_mean(first(tf.constant(images[:8], tf.float32), training=True)[:, 0])
-assert all(g is not None for g in tape.gradient(loss, first.trainable_variables))
-"""
+    import tensorflow as tf
+    count = sum(int(np.prod(v.shape)) for v in first.trainable_variables)
+    assert count == int(expected_count), count
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(first(tf.constant(images[:8], tf.float32), training=True)[:, 0])
+    assert all(g is not None for g in tape.gradient(loss, first.trainable_variables))
+np.save(sys.argv[3], np.concatenate(found, axis=1))
 
-# After LOAD_WITH_HUB.
-TRAIN_WITH_HUB = """
-second = huggingface_hub.from_pretrained_keras(sys.argv[1])
+second = huggingface_hub.from_pretrained_keras(folder)
 assert (one == second.predict(images, verbose=0)).all()
 first.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
 first.fit(images, np.zeros(len(images)), epochs=1, verbose=0)
@@ -71,14 +72,18 @@ def trainable(model):
 
 
 def run_isolated(code, *args, images, path=None, backend="tensorflow", cwd):
-    """Run `code` in a process without our code, and return its predictions for `images`."""
+    """Run `code` in a process without our code, and return its predictions for `images`.
+
+    The first of `args` is the folder of a model, or a list of such folders.
+    """
     out = cwd / "out.npy"
     np.save(cwd / "in.npy", images)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "PYTHONPATH"))}
     env |= {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "HF_HOME": str(cwd / "hf"), "PYTHONPATH": str(path or "")}
-    folder, *rest = map(str, args)
+    folders, *rest = args
+    folders = os.pathsep.join(map(str, folders if isinstance(folders, list) else [folders]))
     done = subprocess.run(
-        [sys.executable, "-c", f"{LEAN}\n{code}", folder, str(cwd / "in.npy"), str(out), *rest],
+        [sys.executable, "-c", f"{LEAN}\n{code}", folders, str(cwd / "in.npy"), str(out), *map(str, rest)],
         env=env,
         cwd=cwd,
         capture_output=True,

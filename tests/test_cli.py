@@ -142,7 +142,10 @@ def test_missing_package_says_how_to_get_it(monkeypatch):
 # ----------------------------------------------------------------------------------------------------------- silence
 
 
-@pytest.mark.parametrize("before", ["", "sys.stderr.close(); os.close(2)"], ids=["open", "closed stderr"])
+@pytest.mark.parametrize("before", [
+    pytest.param("", id="open", marks=pytest.mark.slow),  # test_inference_process: test_program_end_to_end
+    pytest.param("sys.stderr.close(); os.close(2)", id="closed stderr"),
+])  # fmt: skip
 def test_tensorflow_is_imported_silently(before):
     code = f"""
 import os, sys

@@ -115,7 +115,7 @@ def test_config_has_no_key_that_old_keras_refuses(tiny_folder):
 def test_training_state_is_not_saved(mixed_bfloat16, tmp_path):
     """No optimizer, no compile settings, no mixed precision: inference weights in float32."""
     model = build_eanet(tiny_config())
-    model.compile("adam", "categorical_crossentropy")
+    model.compile("adam", "categorical_crossentropy", run_eagerly=True)
     model.train_on_batch(IMAGES, np.eye(3, dtype=np.float32)[np.zeros(16, int)])
     save_pretrained_keras(model, tmp_path / "model", saved_model=True)
     text = (tmp_path / "model" / "config.json").read_text()

@@ -1,4 +1,7 @@
-"""The artefacts in the root belong together, and the front matter states what they measured."""
+"""The artefacts in the root belong together, and the front matter states what they measured.
+
+test_compatibility loads them without our code.
+"""
 
 import json
 import re
@@ -7,15 +10,12 @@ import keras
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, copy_files
-from isolated import LOAD_WITH_HUB, LOAD_WITH_KERAS, installed, run_isolated, trainable
+from conftest import ROOT, sample_crops
 from PIL import Image
 
 from eanet.export import OnnxModel
-from eanet.folding import deployment_form
-from eanet.images import load_image
 from eanet.predict import classify
-from eanet.saving import KERAS_FILES, ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
+from eanet.saving import KERAS_FILES, ONNX_FILE, checksum_matches
 from modeling_eanet import CIFAR100_LABELS, EANetConfig, build_eanet, from_pretrained_keras
 
 CARD = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,40 +39,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def images(model):
-    """1,000 images, none from CIFAR-100: the samples, and crops of them."""
-    rng = np.random.default_rng(0)
-    out = [load_image(path, model.config) for path in SAMPLES]
-    while len(out) < 1000:
-        image = Image.open(SAMPLES[len(out) % len(SAMPLES)]).convert("RGB")
-        side = int(rng.integers(64, min(image.size)))
-        left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
-        out.append(load_image(image.crop((left, top, left + side, top + side)), model.config))
-    return np.stack(out)
+    return sample_crops(1000, model.config)
 
 
 @pytest.fixture(scope="module")
 def expected(model, images):
     return np.asarray(model(images))
-
-
-@pytest.mark.parametrize(
-    ("backend", "version"), [("tensorflow", "3."), ("jax", "3."), ("torch", "3."), ("tensorflow", "3.11.3")]
-)
-def test_shipped_keras_files_load_anywhere_alone(backend, version, expected, images, tmp_path):
-    if backend != "tensorflow":
-        pytest.importorskip(backend)
-    folder = copy_files(KERAS_FILES, ROOT, tmp_path / "model")
-    path = installed(f"keras=={version}", "--no-deps") if version != "3." else None
-    output = run_isolated(LOAD_WITH_KERAS, folder, version, images=images[:200], backend=backend, path=path, cwd=tmp_path)
-    np.testing.assert_allclose(output, expected[:200], atol=1e-4)
-    np.testing.assert_array_equal(output.argmax(axis=1), expected[:200].argmax(axis=1))
-
-
-def test_shipped_saved_model_loads_alone_with_the_hub_client(model, expected, images, tmp_path):
-    folder, path = copy_files(SAVED_MODEL_FILES, ROOT, tmp_path / "model"), installed("huggingface_hub==0.36.2")
-    count = trainable(deployment_form(model))
-    output = run_isolated(LOAD_WITH_HUB, folder, count, images=images[:200], path=path, cwd=tmp_path)
-    np.testing.assert_allclose(output, expected[:200], atol=1e-4)
 
 
 def test_shipped_onnx_predicts_what_keras_predicts(model, expected, images):
