@@ -190,13 +190,14 @@ class EANetConfig:
 
 
 PRESETS = {
-    # The Keras example's architecture, without the biases that cancel: those of queries, keys and patch projection.
-    "keras-io": dict(
+    "keras-io": dict(  # the Keras example's, without the biases that cancel: those of queries, keys and patch projection
         tokenizer="patch", position_embedding=True, embed_dims=(64,), depths=(8,), num_heads=(16,), slots=(16,),
         head_dims=(16,), shared_memory=True, mlp_ratio=1.0, depthwise_kernel=0, norm="layer", norm_epsilon=1e-5,
         final_norm=False, activation="gelu_tanh", attention_dropout=0.2, projection_dropout=0.2, mlp_dropout=0.2,
     ),
-    "small": dict(),  # the defaults of EANetConfig: the shipped model, 386,004 parameters
+    "small": dict(),  # the defaults of EANetConfig: two scales, 386,004 parameters
+    "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
+                    head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
 }  # fmt: skip
 NORMS, ACTIVATIONS = ("layer", "batch", "none"), ("relu", "silu", "gelu", "gelu_tanh")
 RESIZES, INTERPOLATIONS = ("squash", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos", "box")
@@ -322,8 +323,7 @@ def external_attention(
         query = layers.Dense(heads * head_dim, use_bias=False, name=f"{name}_query")(x)
         query = layers.Reshape((tokens, heads, head_dim), name=f"{name}_heads")(query)
         logits = layers.Dense(slots, use_bias=False, name=f"{name}_memory_key")(query)
-    # A float32 layer casts its input: in bfloat16 the normalisation would be off by 0.02.
-    logits = layers.Reshape((tokens, heads, slots), dtype="float32", name=f"{name}_logits")(logits)
+    logits = layers.Reshape((tokens, heads, slots), dtype="float32", name=f"{name}_logits")(logits)  # bfloat16: off by 0.02
     log_mass = _named(ops.logsumexp(logits, axis=1, keepdims=True), f"{name}_log_mass")
     logits = layers.Subtract(dtype="float32", name=f"{name}_log_attention")([logits, log_mass])
     attention = layers.Softmax(axis=-1, dtype="float32", name=f"{name}_attention")(logits)

@@ -25,6 +25,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from eanet.cli import check_backend, quiet_tensorflow, run  # noqa: E402
+from eanet.data.policy import POLICIES  # noqa: E402
 from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
 
@@ -75,6 +76,9 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
 
     option("epochs", int, "N", "passes over the training images (75 from about 2,600 on; a quarter with --init-from under "
            "10,000 images)")  # fmt: skip
+    option(
+        "stop-after", int, "N", "write the model after N of the --epochs, and stop; the same command without this goes on"
+    )
     option("batch-size", int, "N", "images per step (128 from 5,000 images on)")
     option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
     option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
@@ -84,6 +88,8 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     option("warmup-epochs", float, "X", "epochs of warm-up (default: 2, at most a tenth of --epochs)")
     option("label-smoothing", float, "X", "label smoothing of the training loss")
     option("cutmix", float, "F", "fraction of the images that get CutMix; none in the last tenth of the epochs")
+    recipe.add_argument("--augment", choices=POLICIES, help="augmentation besides crops, flips and CutMix: trivial for "
+                        "TrivialAugment (default: none)")  # fmt: skip
     option("ema", float, "X", "momentum of the moving average of the weights, which is saved; 0 saves the final weights "
            "(default: 0.998, less in runs under 10,000 steps)")  # fmt: skip
     recipe.add_argument("--precision", default="float32", choices=PRECISIONS, help="mixed_bfloat16 is faster on processors "

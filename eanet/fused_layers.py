@@ -16,6 +16,7 @@ def with_fused_layers(model):
       Nothing nonlinear stands between the two of a pair, so the small kernels are multiplied first, and the tokens by the
       product.
     - On TensorFlow without XLA, batch norm and dropout get cheaper operations; XLA and JAX fuse Keras' own.
+    - On JAX a depthwise convolution is a sum of shifted products, which XLA fuses; its own takes several times as long.
 
     Args:
         model: from `build_eanet`.
@@ -23,8 +24,11 @@ def with_fused_layers(model):
     Returns:
         A `keras.Model` with the same weights in the same order, so `get_weights` of one fits `set_weights` of the other.
     """
-    compiler_fuses = model.jit_compile or keras.backend.backend() != "tensorflow"
-    swaps = {} if compiler_fuses else {layers.BatchNormalization: FusedBatchNormalization, layers.Dropout: FastDropout}
+    swaps: dict = {}
+    if keras.backend.backend() == "jax":
+        swaps = {layers.DepthwiseConv2D: ShiftedDepthwiseConv2D}
+    elif keras.backend.backend() == "tensorflow" and not model.jit_compile:
+        swaps = {layers.BatchNormalization: FusedBatchNormalization, layers.Dropout: FastDropout}
 
     def clone(layer):
         kind = type(layer)
@@ -145,3 +149,19 @@ class FastDropout(layers.Dropout):
         bits = tf.reshape(tf.reshape(tf.bitcast(bits, tf.uint16), [-1])[:count], tf.shape(inputs))
         kept = tf.cast(bits >= tf.constant(dropped, tf.uint16), inputs.dtype)
         return inputs * (kept * (2**16 / (2**16 - dropped)))
+
+
+class ShiftedDepthwiseConv2D(layers.DepthwiseConv2D):
+    """Depthwise convolution of stride 1 as a sum over the kernel's positions, in float32."""
+
+    def call(self, inputs):
+        """Convolve (batch, height, width, channels)."""
+        _, height, width, _ = inputs.shape
+        size = self.kernel_size[0]
+        padded = ops.pad(inputs, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+        padded, kernel = ops.cast(padded, "float32"), ops.cast(self.kernel, "float32")
+        y = ops.cast(self.bias, "float32")
+        for row in range(size):
+            for column in range(size):
+                y += padded[:, row : row + height, column : column + width] * kernel[row, column, :, 0]
+        return ops.cast(y, self.compute_dtype)

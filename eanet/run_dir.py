@@ -18,6 +18,7 @@ from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
 from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.loaded_model import load_config
+from eanet.machine import backend, hardware
 from eanet.run_lock import LOCK_FILE
 from eanet.saving import KERAS_FILES
 from eanet.train_config import AUTOMATIC_FIELDS, DISTILL_DEFAULTS, OPTIONAL_RECIPE_FIELDS, RECIPE_FIELDS, TrainConfig
@@ -128,7 +129,8 @@ def finished_results(config: TrainConfig) -> dict | None:
     if not all((output / name).is_file() for name in (*KERAS_FILES, RESULTS_FILE, HISTORY_FILE)):
         return None
     history, _ = read_progress(output / CHECKPOINT_FILE)
-    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == settings["recipe"]["epochs"] else None
+    epochs = config.stop_after or settings["recipe"]["epochs"]
+    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == epochs else None
 
 
 def listing_checksum(path) -> str:
@@ -310,7 +312,7 @@ def reproducing_command(config: TrainConfig, num_images: int | None = None) -> s
         words += ["--data", config.data if is_repo_id(config.data) else Path(os.path.abspath(config.data)).name]
     defaults = {name: getattr(TrainConfig, name) for name in RECIPE_FIELDS} | DISTILL_DEFAULTS
     for i, name in enumerate(AUTOMATIC_FIELDS):
-        given: dict[str, Any] = dict.fromkeys(AUTOMATIC_FIELDS[i:])
+        given: dict[str, Any] = dict.fromkeys((*AUTOMATIC_FIELDS[i:], "stop_after"))
         defaults[name] = getattr(dataclasses.replace(config, **given).resolved(num_images), name)
     defaults["preset"] = "small"
     for name, value in recipe_of(config).items():
@@ -320,6 +322,8 @@ def reproducing_command(config: TrainConfig, num_images: int | None = None) -> s
                 words += ["--set", f"{field}={text}"]
         elif value not in (None, defaults.get(name)):
             words += ["--" + name.replace("_", "-"), str(value)]
+    if config.stop_after:
+        words += ["--stop-after", str(config.stop_after)]
     output = Path(os.path.abspath(config.output))
     if output.is_relative_to(os.path.abspath(".")) and output != Path(os.path.abspath(config.default_output)):
         words += ["--output", str(portable_path(output))]
@@ -336,13 +340,16 @@ class Checkpoint:
         self.path = path
         weights = [v for v in model.variables if "seed_generator" not in v.path]
         self.variables = weights + list(model.optimizer.variables)
+        self.machines: list[list[str]] = []  # [hardware, backend] of every machine that trained, in order
 
     def save(self, history: dict, elapsed: float) -> None:
         """Write the state, the history and the seconds trained so far."""
         import keras
 
+        here = [hardware(), " ".join(backend())]
+        self.machines += [] if here in self.machines else [here]
         arrays = {f"{i:04d}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self.variables)}
-        arrays["meta"] = np.array(json.dumps({"history": history, "elapsed": elapsed}))
+        arrays["meta"] = np.array(json.dumps({"history": history, "elapsed": elapsed, "machines": self.machines}))
         with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)
 
@@ -359,6 +366,7 @@ class Checkpoint:
         if progress[0]:
             with _damage_reported(self.path):
                 with np.load(self.path, allow_pickle=False) as arrays:
+                    self.machines = json.loads(str(arrays["meta"])).get("machines", [])
                     values = [arrays[f"{i:04d}"] for i in range(len(self.variables))]
                 for variable, value in zip(self.variables, values, strict=True):
                     variable.assign(value)

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+from eanet.data.policy import POLICIES
 from modeling_eanet import RESIZES, EANetConfig, UserError
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -19,7 +20,7 @@ RECIPE_FIELDS = (
 # Recorded only when used, so that runs of versions without these options can be resumed.
 OPTIONAL_RECIPE_FIELDS = (
     *("image_column", "label_column", "class_weights", "teacher", "distill", "distill_temperature"),
-    *("image_size", "resize", "freeze"),
+    *("image_size", "resize", "freeze", "augment"),
 )
 # Options that follow the data where they are None, each in view of those before it; see TrainConfig.resolved.
 AUTOMATIC_FIELDS = ("learning_rate", "batch_size", "epochs", "warmup_epochs", "ema")
@@ -44,7 +45,7 @@ def default_ema(steps: int) -> float:
 
 
 _RULES = (
-    ("epochs batch_size image_size", lambda v: v is None or _is_int(v, 1), "must be an integer, at least 1"),
+    ("epochs stop_after batch_size image_size", lambda v: v is None or _is_int(v, 1), "must be an integer, at least 1"),
     ("seed", lambda v: _is_int(v, 0, 2**32), "must be an integer from 0 to 4294967295"),
     ("validation_split label_smoothing", lambda v: _is_number(v) and 0 <= v < 1, "must be a number in [0, 1)"),
     ("ema", lambda v: v is None or _is_number(v) and 0 <= v < 1, "must be a number in [0, 1), or None for the default"),
@@ -57,6 +58,7 @@ _RULES = (
     ("precision", lambda v: v in PRECISIONS, f"must be one of {', '.join(PRECISIONS)}"),
     ("resize", lambda v: v is None or v in RESIZES, f"must be one of {', '.join(RESIZES)}"),
     ("freeze", lambda v: v in (None, *FREEZE), f"must be one of {', '.join(FREEZE)}"),
+    ("augment", lambda v: v is None or v in POLICIES, f"must be one of {', '.join(POLICIES)}, or None"),
     ("class_weights", lambda v: v in (None, "balanced"), 'must be "balanced", or None for equal weights'),
 )
 
@@ -75,6 +77,7 @@ class TrainConfig:
     image_size: int | None = None  # side of the square input; None for the architecture's
     resize: str | None = None  # how an image becomes a square, one of RESIZES; None for the architecture's
     epochs: int = None  # type: ignore[assignment]  # as for the next, and the three below that are None: see `resolved`
+    stop_after: int | None = None  # of these epochs, write the model after this many; the same run can go on later
     batch_size: int = None  # type: ignore[assignment]
     seed: int = 0  # of the initial weights, order, augmentation and validation split
     validation_split: float = 0.02  # fraction of the training images
@@ -83,6 +86,7 @@ class TrainConfig:
     warmup_epochs: float = None  # type: ignore[assignment]
     label_smoothing: float = 0.1
     cutmix: float = 0.5  # fraction of the images; 0 in the last tenth of the epochs
+    augment: str | None = None  # an augmentation policy, one of POLICIES, besides crops and flips
     ema: float | None = None  # momentum of the moving average of the weights, which is saved
     precision: str = "float32"
     class_weights: str | None = None  # "balanced": all classes count the same in the loss, whatever their number of images
@@ -116,6 +120,8 @@ class TrainConfig:
             raise UserError(f"freeze {self.freeze}: needs initial weights (init_from)")
         if None not in (self.warmup_epochs, self.epochs) and self.warmup_epochs >= self.epochs:
             raise UserError(f"warmup_epochs {self.warmup_epochs}: must be below epochs {self.epochs}")
+        if None not in (self.stop_after, self.epochs) and self.stop_after > self.epochs:
+            raise UserError(f"stop_after {self.stop_after}: must be at most epochs {self.epochs}")
         if self.preset is not None:
             self._check_architecture()
         self.set = json.loads(json.dumps(self.set)) if self.set else None  # as settings.json will hold it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shlex
 import sys
@@ -13,8 +14,8 @@ import numpy as np
 from eanet.cli import UserError, duration, is_temporary, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
-from eanet.evaluation import evaluate, evaluation_results, predict_split, summary
-from eanet.machine import backend, hardware, keep_freed_memory
+from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
+from eanet.machine import keep_freed_memory
 from eanet.report import REPORT_MD, describe_predictions, write_report
 from eanet.run_dir import (
     CHECKPOINT_FILE,
@@ -38,6 +39,7 @@ from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
 EPOCH_NORM_BATCHES, FINAL_NORM_BATCHES = 10, 100
+MIN_CALIBRATION = 200  # validation images
 
 
 @one_process
@@ -74,7 +76,9 @@ def train(config: TrainConfig) -> dict:
 
     checkpoint = Checkpoint(config.output / CHECKPOINT_FILE, model)
     history, elapsed = checkpoint.restore() if run.resuming else ({}, 0.0)
-    start = len(history.get("loss", []))
+    start, end = len(history.get("loss", [])), config.stop_after or config.epochs
+    if start > end:
+        raise UserError(f"stop_after {end}: output {config.output} already holds {start} epochs of this run")
     _log_start(run, model, batches, validation, start)
     elapsed = _train_epochs(run, model, batches, validation, checkpoint, history, elapsed)
 
@@ -82,13 +86,17 @@ def train(config: TrainConfig) -> dict:
         final = inference_copy(model)  # in float32, so that its norms are recomputed in the precision they will run in
     if not config.freeze:
         recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
+    temperature = calibrate(final, validation)
     save_pretrained_keras(final, config.output)
     write_json(config.output / HISTORY_FILE, history)
     split = run.dataset.test or validation or training
     if split is not run.dataset.test:
         _log(f"no test split: measured on {split.note or 'the training images'}")
-    record = recorded_training(config.output) if start == config.epochs else None
-    record = record or _training_record(run, len(training), history, elapsed)
+    record = _training_record(run, len(training), history, elapsed, checkpoint.machines)
+    if start == end and (written := recorded_training(config.output)) and written.get("epochs") == end:
+        record = written  # only the model is written again
+    if temperature is not None:
+        record["temperature"] = temperature
     record["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
     results = _write_results(run, split, record, history)
     if not can_write_saved_model():
@@ -111,19 +119,38 @@ def compile_model(model, config: TrainConfig, steps_per_epoch: int) -> None:
     model.optimizer.build(model.trainable_variables)
 
 
-def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teacher=None) -> dict:
-    """Train for one epoch, or until the loss is not finite. `teacher` is a model that sees the same images, or None.
+def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teacher=None, runner=None) -> dict:
+    """Train for one epoch, or until the loss is not finite.
+
+    Args:
+        model: compiled by `compile_model`.
+        batches: of the training images.
+        epoch: counted from 0.
+        config: the options.
+        teacher: a model that sees the same images, or None.
+        runner: the run's `eanet.jax_epoch.EpochRunner`, on an accelerator; None to go through the batches here.
 
     Returns:
         "loss", "accuracy" (means over the batches), "learning_rate" (after the last step) and "images_per_s".
     """
-    from tqdm import tqdm
-
     reseed_dropout(model, config.seed, epoch)
-    sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
     # The last epochs see unmixed images, as prediction does.
     cutmix = config.cutmix if epoch < config.epochs - max(1, config.epochs // 10) else 0.0
     start = time.perf_counter()
+    if runner:
+        loss, accuracy = runner.train(epoch, cutmix)
+        row = {"loss": loss, "accuracy": accuracy}
+    else:
+        row = _train_batches(model, batches, epoch, config, cutmix, teacher)
+    row["learning_rate"] = float(model.optimizer.learning_rate)
+    row["images_per_s"] = len(batches) * batches.batch_size / (time.perf_counter() - start)
+    return row
+
+
+def _train_batches(model, batches: Batches, epoch: int, config: TrainConfig, cutmix: float, teacher) -> dict:
+    from tqdm import tqdm
+
+    sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
         for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
@@ -135,10 +162,7 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teache
                 break
             bar.update(len(x))
             bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
-    row = {k: v / len(batches) for k, v in sums.items()}
-    row["learning_rate"] = float(model.optimizer.learning_rate)
-    row["images_per_s"] = total / (time.perf_counter() - start)
-    return row
+    return {k: v / len(batches) for k, v in sums.items()}
 
 
 @contextlib.contextmanager
@@ -177,6 +201,24 @@ def recalibrate_batch_norm(model, batches: Batches, epoch: int, count: int) -> N
             norm.momentum = momentum
 
 
+def calibrate(model, validation) -> float | None:
+    """Divide the classifier's weights by the temperature that suits the validation split: the order of classes stays.
+
+    Args:
+        model: an EANet.
+        validation: the validation split, or None.
+
+    Returns:
+        The temperature; None with fewer than `MIN_CALIBRATION` images, too few to tell.
+    """
+    if not validation or len(validation) < MIN_CALIBRATION:
+        return None
+    temperature = fitted_temperature(predict_split(model, validation), validation.y)
+    classifier = model.get_layer("classifier")
+    classifier.set_weights([weights / np.float32(temperature) for weights in classifier.get_weights()])
+    return round(temperature, 4)
+
+
 def load_initial_weights(model, source) -> None:
     """Copy the weights of `source` layer by layer; the classifier only if the classes are the same."""
     same = model.config.id2label == source.config.id2label
@@ -213,7 +255,7 @@ def _build(run: Run, training):
     on_jax = keras.backend.backend() == "jax"
     classes = len(run.dataset.labels)
     weights = balanced_class_weights(training.y, classes) if config.class_weights else None
-    batches = Batches(training, classes, config.batch_size, config.seed, on_jax, weights)
+    batches = Batches(training, classes, config.batch_size, config.seed, on_jax, weights, config.augment)
     compile_model(model, config, len(batches))
     return model, batches
 
@@ -249,16 +291,19 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
     """Train the epochs that `history` lacks, adding to it, and return the seconds trained in all."""
     config, start_epoch, teacher = run.config, len(history.get("loss", [])), None
     log = TensorBoardLog(config.output / "logs", history)
-    if run.teacher and start_epoch < config.epochs:
+    end = config.stop_after or config.epochs
+    if run.teacher and start_epoch < end:
         teacher = load_teacher(run.teacher, config.teacher, model.config)
         _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
-    for epoch in range(start_epoch, config.epochs):
+    runner = _epoch_runner(model, batches, teacher)
+    recalibrate = runner.recalibrate_batch_norm if runner else functools.partial(recalibrate_batch_norm, model, batches)
+    for epoch in range(start_epoch, end):
         start = time.perf_counter()
-        row = train_epoch(model, batches, epoch, config, teacher)
+        row = train_epoch(model, batches, epoch, config, teacher, runner)
         if validation:
             with ema_weights(model):
                 if not config.freeze:
-                    recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES)
+                    recalibrate(epoch, EPOCH_NORM_BATCHES)
                 measures = {"loss": np.nan, "accuracy": np.nan}
                 with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
                     measures = evaluate(model, validation)
@@ -274,10 +319,19 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
             history.setdefault(key, []).append(value)
         checkpoint.save(history, elapsed)
         log.append(row, epoch)
-        left = duration(elapsed / (epoch + 1) * (config.epochs - epoch - 1))
+        left = duration(elapsed / (epoch + 1) * (end - epoch - 1))
         values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("time", "learning_rate", "images_per_s"))
         _log(f"epoch {epoch + 1}/{config.epochs}  {values}  {row['images_per_s']:.0f} images/s  {left} left")
     return elapsed
+
+
+def _epoch_runner(model, batches: Batches, teacher=None):
+    """Return an `EpochRunner` where there is an accelerator for it, or None."""
+    if not batches.on_device:
+        return None
+    from eanet.jax_epoch import EpochRunner, runs_whole_epochs
+
+    return EpochRunner(model, batches, teacher) if runs_whole_epochs(model, batches) else None
 
 
 def _write_results(run: Run, split, record: dict, history: dict) -> dict:
@@ -292,10 +346,11 @@ def _write_results(run: Run, split, record: dict, history: dict) -> dict:
     return results
 
 
-def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -> dict:
+def _training_record(run: Run, num_images: int, history: dict, elapsed: float, machines: list) -> dict:
+    hardware, backends = ("; ".join(dict.fromkeys(names)) for names in zip(*machines, strict=True))
     return {
         "seed": run.config.seed,
-        "epochs": run.config.epochs,
+        "epochs": len(history["loss"]),
         "num_images": num_images,
         "data_crc32": run.settings["data_crc32"],
         "stratified": run.settings.get("stratified", False),
@@ -304,8 +359,8 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float) -
         **({"teacher_run": run.settings["teacher_run"]} if run.settings.get("teacher_run") else {}),
         "final_loss": history["loss"][-1],
         "wall_time_s": round(elapsed, 1),
-        "hardware": hardware(),
-        "backend": " ".join(backend()),
+        "hardware": hardware,
+        "backend": backends,
         "date": time.strftime("%Y-%m-%d"),
         "command": reproducing_command(run.config, run.settings.get("num_images")),
     }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eanet.data import Batches, Split
+from eanet.data.policy import OPERATIONS, draw_policy, recolour, source_pixels
 
 
 def numbered(count, size=32):
@@ -124,14 +125,83 @@ def test_cutmix_depends_on_seed_and_epoch_alone():
         np.testing.assert_array_equal(y, same_y)
 
 
-@pytest.mark.parametrize("cutmix", [0.0, 0.5])
-def test_jax_batches_are_equal_and_on_its_device(cutmix):
+@pytest.mark.parametrize(("cutmix", "policy"), [(0.0, None), (0.5, None), (0.5, "trivial")])
+def test_jax_batches_are_equal_and_on_its_device(cutmix, policy):
     jax = pytest.importorskip("jax")
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8), rng.integers(0, 5, 40), "train")
-    plain, on_jax = (Batches(split, 5, 8, seed=7, on_jax=on_jax).epoch(2, cutmix) for on_jax in (False, True))
+    plain, on_jax = (Batches(split, 5, 8, 7, on_jax, policy=policy).epoch(2, cutmix) for on_jax in (False, True))
     for (x, y), (same_x, same_y) in zip(plain, on_jax, strict=True):
         assert isinstance(same_x, jax.Array) and isinstance(same_y, jax.Array)
         assert same_x.dtype == np.uint8 and same_y.dtype == np.float32
         np.testing.assert_array_equal(x, same_x)
         np.testing.assert_allclose(y, same_y, atol=1e-6)
+
+
+# Augmentation policy ----------------------------------------------------------------------------------------------------
+
+
+def applied(operation, image, seed=0):
+    """Return the image after a random draw of one operation."""
+    rng = np.random.default_rng(seed)
+    chosen, draw = iter([np.full(64, OPERATIONS.index(operation))]), None
+
+    class Chosen:
+        integers = staticmethod(lambda *args: next(chosen))
+        random = staticmethod(rng.random)
+
+    draw = draw_policy(Chosen, 64, len(image)) | {"shift": np.zeros((64, 2), np.int32), "flip": np.zeros(64, bool)}
+    rows, columns = source_pixels(np, len(image), draw)
+    return recolour(np, image[rows, columns], draw)
+
+
+def photo(size=32):
+    down, right = np.mgrid[40 : 200 : size * 1j, 40 : 200 : size * 1j]
+    noise = np.random.default_rng(0).integers(-30, 30, (size, size, 3))
+    return np.clip(np.stack([down, right, np.full_like(down, 90)], axis=-1) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_changes_images_and_only_identity_does_not(operation):
+    image = photo()
+    out = applied(operation, image)
+    assert out.shape == (64, 32, 32, 3) and out.dtype == np.uint8
+    changed = [not np.array_equal(each, image) for each in out]
+    assert sum(changed) == 0 if operation == "identity" else sum(changed) > 45
+
+
+def test_geometric_operations_move_pixels_and_colour_operations_do_not():
+    one = np.full((32, 32, 3), 50, np.uint8)
+    for operation in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"):
+        np.testing.assert_array_equal(applied(operation, one), np.tile(one, (64, 1, 1, 1)))  # reflected, no black borders
+    rows = np.repeat(np.arange(32, dtype=np.uint8), 32).reshape(32, 32, 1).repeat(3, axis=2)
+    np.testing.assert_array_equal(applied("translate_x", rows), np.tile(rows, (64, 1, 1, 1)))
+    shifts = {int(each[16, 16, 0]) - 16 for each in applied("translate_y", rows)}
+    assert min(shifts) >= -10 and max(shifts) <= 10 and len(shifts) > 10
+
+
+def test_colour_operations_agree_with_pillow():
+    from PIL import Image, ImageEnhance, ImageOps
+
+    image, seed = photo(), 3
+    pil, rng = Image.fromarray(image), np.random.default_rng(seed)
+    strength, negative = rng.random(64), rng.random(64) < 0.5
+    factors = 1 + 0.9 * strength * np.where(negative, -1, 1)
+    pairs = {"brightness": "Brightness", "saturation": "Color", "contrast": "Contrast", "sharpness": "Sharpness"}
+    for operation, name in pairs.items():
+        for ours, factor in zip(applied(operation, image, seed), factors, strict=True):
+            theirs = np.asarray(getattr(ImageEnhance, name)(pil).enhance(factor)).astype(int)
+            assert np.abs(ours.astype(int) - theirs).max() <= 2, (operation, factor)
+    np.testing.assert_allclose(applied("autocontrast", image)[0], np.asarray(ImageOps.autocontrast(pil)), atol=1)
+    solarized = [np.asarray(ImageOps.solarize(pil, round(256 * (1 - each)))) for each in strength]
+    np.testing.assert_array_equal(applied("solarize", image, seed), solarized)
+
+
+def test_policy_leaves_order_crops_and_cutmix_alone():
+    split = numbered(40)
+    plain, policy = (list(Batches(split, 40, 8, 7, policy=name).epoch(1, 0.5)) for name in (None, "trivial"))
+    for (x, y), (changed, same) in zip(plain, policy, strict=True):
+        np.testing.assert_array_equal(y, same)
+        assert not np.array_equal(x, changed)
+    again = list(Batches(split, 40, 8, 7, policy="trivial").epoch(1, 0.5))
+    np.testing.assert_array_equal([x for x, _ in again], [x for x, _ in policy])

@@ -6,12 +6,14 @@ import pickle
 import resource
 import shutil
 import signal
+from operator import itemgetter
 
 import numpy as np
 import pytest
 from conftest import only_line, run_program
 from training_runs import (
     ARTEFACTS,
+    EPOCHS,
     FIGURES,
     RECIPE,
     SAVED_MODEL,
@@ -166,6 +168,23 @@ def test_disk_full_for_the_artefacts_leaves_the_earlier_ones(tmp_path):
     ]
     assert after.keys() == before.keys()
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_model_can_be_written_before_the_last_epoch_and_training_go_on(tmp_path):
+    output = tmp_path / "run"
+    status, _, err = main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)
+    assert status == 0, err
+    training = read_json(output / "eval_results.json")["training"]
+    assert training["epochs"] == 1 and training["recipe"]["epochs"] == EPOCHS
+    assert training["command"].endswith(" --stop-after 1") and len(read_json(output / "history.json")["loss"]) == 1
+    status, _, err = main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)
+    assert status == 0 and "already complete, 1 epochs" in err
+    status, _, err = main("--data", colours(), *RECIPE, "--output", output)
+    assert status == 0, err
+    assert_same_weights(output, finished()[0])
+    assert "--stop-after" not in read_json(output / "eval_results.json")["training"]["command"]
+    line = error_line(*itemgetter(0, 2)(main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)))
+    assert f"stop_after 1: output {output} already holds {EPOCHS} epochs" in line
 
 
 def test_run_without_tensorflow_and_export_after_it(tmp_path):

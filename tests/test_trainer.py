@@ -30,8 +30,8 @@ from training_runs import (
 )
 
 from eanet import trainer
-from eanet.data import Batches, load_dataset, split_validation
-from eanet.evaluation import evaluate
+from eanet.data import Batches, Split, load_dataset, split_validation
+from eanet.evaluation import evaluate, measure
 from eanet.train_config import TrainConfig
 from modeling_eanet import EANetConfig, from_pretrained_keras
 
@@ -96,6 +96,26 @@ def test_batch_norm_statistics_are_the_mean_over_batches():
     assert norm.momentum == 0.7
     np.testing.assert_allclose(norm.moving_mean, np.mean([x.mean(axis=0) for x, _ in batches], axis=0), rtol=1e-5)
     np.testing.assert_allclose(norm.moving_variance, np.mean([x.var(axis=0) for x, _ in batches], axis=0), rtol=1e-4)
+
+
+def test_calibration_divides_the_classifier_and_keeps_the_order_of_classes(tiny_model):
+    import keras
+
+    model = keras.models.clone_model(tiny_model)
+    model.config = tiny_model.config
+    model.set_weights(
+        [10 * w if w.ndim == 2 and w.shape[-1] == model.config.num_classes else w for w in tiny_model.get_weights()]
+    )
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (300, *model.input.shape[1:3], 3)).astype(np.uint8)
+    before = model.predict(x, verbose=0)
+    y = np.array([rng.choice(len(p), p=p / p.sum()) for p in (before**0.5).astype(np.float64)])  # twice too sure
+    few = Split(x[:199], y[:199], "validation")
+    assert trainer.calibrate(model, None) is None and trainer.calibrate(model, few) is None
+    assert trainer.calibrate(model, Split(x, y, "validation")) == pytest.approx(2, rel=0.3)
+    after = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(after.argmax(axis=1), before.argmax(axis=1))
+    assert measure(after, y)["loss"] < measure(before, y)["loss"]
 
 
 # Recipe ---------------------------------------------------------------------------------------------------------------

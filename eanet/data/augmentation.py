@@ -1,4 +1,8 @@
-"""Shuffled, augmented training batches: random crops, horizontal flips and CutMix."""
+"""Shuffled, augmented training batches: random crops, horizontal flips, an augmentation policy and CutMix.
+
+NumPy draws all random numbers, a few integers per image (`Batches.draws`), and `augment` applies them in integer arithmetic,
+in NumPy or compiled by JAX: both give the same images, bit for bit.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from eanet.data.policy import draw_policy, recolour, source_pixels
 from eanet.data.splits import Split
 from eanet.data.storage import DiskImages
 
@@ -17,8 +22,7 @@ class Batches:
     """Random crops out of reflected borders, horizontal flips, and CutMix, in shuffled batches.
 
     Order and augmentation of an epoch depend on (seed, epoch) alone, so a resumed run sees what an uninterrupted one sees.
-    NumPy draws all random numbers. On JAX the images stay on the device and a compiled function gathers the crops there;
-    a step then sends less than 2 KB per 32x32 image.
+    On JAX the images stay on the device, and a step sends less than 100 bytes per image.
 
     Args:
         split: the images.
@@ -27,26 +31,26 @@ class Batches:
         seed: of order and augmentation.
         on_jax: keep the images on JAX's device, if they take no more than `MAX_DEVICE_BYTES`, and yield JAX arrays.
         class_weights: float32 (num_classes,), weight of each class in the loss, or None for equal weights.
+        policy: an augmentation policy, one of `eanet.data.policy.POLICIES`, or None.
     """
 
-    def __init__(self, split: Split, num_classes: int, batch_size: int, seed: int, on_jax: bool = False, class_weights=None):
+    def __init__(
+        self, split: Split, num_classes: int, batch_size: int, seed: int, on_jax=False, class_weights=None, policy=None
+    ):
         self.size = split.x.shape[1]
         self.margin = self.size // 8
-        # Pixel i of the image with reflected borders is pixel reflected[i] of the image: no padded copy is needed.
-        self.reflected = np.pad(np.arange(self.size), self.margin, mode="reflect")
-        self.images = split.x
-        self.labels, self.targets = split.y, np.eye(num_classes, dtype=np.float32)  # targets by class
+        self.images, self.labels = split.x, split.y
+        self.targets = np.eye(num_classes, dtype=np.float32)  # by class
         self.batch_size = min(batch_size, len(split))
-        self.seed, self.class_weights = seed, class_weights
-        self._gather: Any = _gather
-        self._mix: Any = functools.partial(_mix, np)
-        if isinstance(split.x, DiskImages):
-            self._gather = _gather_from_disk
-        elif on_jax and self.images.nbytes <= MAX_DEVICE_BYTES:
+        self.seed, self.class_weights, self.policy = seed, class_weights, policy
+        self.on_device = bool(on_jax) and not isinstance(split.x, DiskImages) and split.x.nbytes <= MAX_DEVICE_BYTES
+        self._augment: Any = functools.partial(augment, np)
+        if self.on_device:
             import jax
 
-            self.images, self.targets = jax.device_put(self.images), jax.device_put(self.targets)
-            self._gather, self._mix = jax.jit(_gather), jax.jit(functools.partial(_mix, jax.numpy))
+            arrays = (self.images, self.labels.astype(np.int32), self.targets)
+            self.images, self.device_labels, self.targets = map(jax.device_put, arrays)
+            self._augment = jax.jit(functools.partial(augment, jax.numpy))
 
     def __len__(self):
         return len(self.labels) // self.batch_size
@@ -65,22 +69,61 @@ class Batches:
         Yields:
             uint8 (batch, size, size, 3), and float32 targets (batch, num_classes) whose rows sum to 1.
         """
+        labels = self.device_labels if self.on_device else self.labels
+        for draw in self.draws(epoch, cutmix):
+            yield self._augment(self.images, labels, self.targets, draw)
+
+    def draws(self, epoch: int, cutmix: float = 0.0):
+        """Iterate over the random numbers of one epoch's batches: what `augment` takes as `draw`, for each batch."""
         rng = np.random.default_rng((self.seed, 2, epoch))
-        order = rng.permutation(len(self.labels))
-        pixels = np.arange(self.size)
+        # The policy has a generator of its own, so that all else stays as it is without one.
+        policy_rng = np.random.default_rng((self.seed, 4, epoch))
+        order = rng.permutation(len(self.labels)).astype(np.int32)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             index = order[start : start + self.batch_size]
-            top, left = rng.integers(0, 2 * self.margin + 1, (2, len(index), 1))
-            rows, columns = top + pixels, left + pixels
-            flip = rng.random(len(index)) < 0.5
-            columns[flip] = columns[flip, ::-1]
-            rows, columns = self.reflected[rows], self.reflected[columns]
-            x, y = self._gather(self.images, self.targets, index, self.labels[index], rows, columns)
-            yield self._mix(x, y, *cutmix_boxes(rng, len(index), self.size, cutmix)) if cutmix else (x, y)
+            shift = rng.integers(-self.margin, self.margin + 1, (2, len(index), 1))[..., 0].T
+            draw = {"index": index, "shift": shift.astype(np.int32), "flip": rng.random(len(index)) < 0.5}
+            if self.policy:
+                draw |= draw_policy(policy_rng, len(index), self.size)
+            if cutmix:
+                draw["box"] = cutmix_boxes(rng, len(index), self.size, cutmix)
+            yield draw
 
 
-def cutmix_boxes(rng, count: int, size: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one CutMix box per image (Yun et al. 2019, arXiv:1905.04899).
+def augment(xp, images, labels, targets, draw: dict):
+    """Return one batch.
+
+    Args:
+        xp: `numpy` or `jax.numpy`.
+        images: uint8 (n, size, size, 3).
+        labels: (n,) class indices.
+        targets: float32 (classes, classes), the targets by class.
+        draw: integer arrays, (batch, ...): "index" into the images, "shift" (2) of the crop in pixels, "flip"; with a policy
+            also those of `draw_policy`; with CutMix "box" (4): first and last + 1 row and column.
+
+    Returns:
+        uint8 (batch, size, size, 3) and float32 (batch, classes).
+    """
+    size, index = images.shape[1], draw["index"]
+    y = targets[labels[index]]
+    if isinstance(images, DiskImages):
+        images, index = images[index], np.arange(len(index))
+    rows, columns = source_pixels(xp, size, draw)
+    x = images[index[:, None, None], rows, columns]
+    if "colour" in draw:
+        x = recolour(xp, x, draw)
+    if "box" in draw:
+        top, bottom, left, right = (draw["box"][:, i, None] for i in range(4))
+        pixels = np.arange(size)
+        inside = ((pixels >= top) & (pixels < bottom))[:, :, None] & ((pixels >= left) & (pixels < right))[:, None, :]
+        area = ((bottom - top) * (right - left)).astype(np.float32) / np.float32(size * size)
+        x = xp.where(inside[..., None], xp.roll(x, 1, axis=0), x)
+        y = (1 - area) * y + area * xp.roll(y, 1, axis=0)
+    return x, y
+
+
+def cutmix_boxes(rng, count: int, size: int, fraction: float) -> np.ndarray:
+    """Draw one CutMix box per image (Yun et al. 2019, arXiv:1905.04899), to be filled from the neighbour in the batch.
 
     A box has an area of 1 - l with l uniform in [0, 1], and its centre anywhere, so that it may be cut by the border.
 
@@ -91,24 +134,10 @@ def cutmix_boxes(rng, count: int, size: int, fraction: float) -> tuple[np.ndarra
         fraction: of the images that get a box, 0 to 1; the others' boxes are empty.
 
     Returns:
-        bool (count, size, size), True inside the box; float32 (count, 1), the fraction of the image that it covers.
+        int32 (count, 4): first row, last row + 1, first column, last column + 1. Pixels whose centres are in the box.
     """
     half = size * np.sqrt(1 - rng.random((count, 1))) / 2 * (rng.random((count, 1)) < fraction)
-    centres = np.arange(size) + 0.5
-    inside = np.abs(centres - rng.uniform(0, size, (2, count, 1))) < half  # (rows or columns, count, size)
-    box = inside[0][:, :, None] & inside[1][:, None, :]
-    return box, box.mean(axis=(1, 2), dtype=np.float32)[:, None]
-
-
-def _gather(images, targets, index, labels, rows, columns):
-    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]], targets[labels]
-
-
-def _gather_from_disk(images, targets, index, labels, rows, columns):
-    own = np.arange(len(index))
-    return images[index][own[:, None, None], rows[:, :, None], columns[:, None, :]], targets[labels]
-
-
-def _mix(xp, x, y, box, area):
-    """Fill each image's box from its neighbour in the batch and mix the targets by area; `xp` is NumPy or jax.numpy."""
-    return xp.where(box[..., None], xp.roll(x, 1, axis=0), x), (1 - area) * y + area * xp.roll(y, 1, axis=0)
+    centres = rng.uniform(0, size, (2, count, 1))
+    first, end = np.floor(centres - half - 0.5) + 1, np.ceil(centres + half - 0.5)
+    box = np.stack([first[0], end[0], first[1], end[1]], axis=1)[..., 0]
+    return np.clip(box, 0, size).astype(np.int32)
