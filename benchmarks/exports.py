@@ -2,8 +2,9 @@
 
     python benchmarks/exports.py --data cifar-100-dev.tar.gz
 
-Latency is of single images, cold start of the process that classifies one; both on one core with one thread. The ONNX export
-is of the folded model.
+Exports that are not there are left out (`python -m eanet.export --format all --data DATA` writes them). Latency is of single
+images and of batches of 128, cold start of the process that classifies one image; all on one core with one thread. Next to
+them: well-known networks of the same run (benchmarks/peers.py), and what two converters' default settings make of the model.
 """
 
 from __future__ import annotations
@@ -12,34 +13,132 @@ import argparse
 import os
 import statistics
 import sys
+from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 import numpy as np
-from predict_speed import SINGLES, time_predictions, time_processes
+import peers
+from predict_speed import BATCH, SINGLES, time_predictions, time_processes
 
-from eanet.cli import UserError, positive_int, run
+from eanet.cli import UserError, native_stderr_silenced, positive_int, run, temporary_folder
 from eanet.data import check_data_path
 from eanet.evaluation import preset_name
 
+FILES = {"ONNX": "onnx", "ONNX, float16 weights": "fp16", "ONNX, 8 bits": "int8", "LiteRT": "litert",
+         "LiteRT, 8 bits": "litert-int8"}  # fmt: skip
+NAMES = {**{name: name for name in FILES}, "before": "ONNX, the file before"}
 
-def forms() -> dict:
-    """Return the shipped model by form: Keras, folded, and ONNX.
+
+def forms(before: str | None = None) -> dict:
+    """Return the shipped model by form: Keras, folded, and the exports that are there.
+
+    Args:
+        before: an earlier ONNX file of the same weights, to time too.
 
     Raises:
-        UserError: the ONNX file was exported from other weights.
+        UserError: a file was exported from other weights.
     """
-    from eanet.export import OnnxModel, find_onnx
+    from eanet.export import LitertModel, OnnxModel
     from eanet.folding import fold
     from eanet.saving import checksum_matches
     from modeling_eanet import from_pretrained_keras
 
-    keras_model, path = from_pretrained_keras(common.ROOT), find_onnx(str(common.ROOT))
-    onnx_model = OnnxModel(path, threads=1)
-    if not checksum_matches(keras_model, onnx_model.checksum):
-        raise UserError(f"{path}: exported from other weights; `python -m eanet.export` writes it")
-    return {"Keras": keras_model, "Keras, folded": fold(keras_model), "ONNX": onnx_model}
+    keras_model = from_pretrained_keras(common.ROOT)
+    found = {"Keras": keras_model, "Keras, folded": fold(keras_model)}
+    paths = {name: path for name, path in files().items() if path.is_file()}
+    paths |= {NAMES["before"]: Path(before)} if before else {}
+    for name, path in paths.items():
+        found[name] = (LitertModel if path.suffix == ".tflite" else OnnxModel)(path, threads=1)
+        if not checksum_matches(keras_model, found[name].checksum):
+            raise UserError(f"{path}: exported from other weights; `python -m eanet.export` writes it")
+    return found
+
+
+def files() -> dict[str, Path]:
+    """Return where each export is, if it is there."""
+    from eanet.export.formats import FORMATS
+
+    return {name: common.ROOT / FORMATS[form] for name, form in FILES.items()}
+
+
+def default_conversions() -> dict:
+    """Return the model as two converters' default settings leave it."""
+    import onnxruntime.quantization
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    with temporary_folder() as folder, native_stderr_silenced():
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(common.ROOT))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        lite = Interpreter(model_content=converter.convert(), num_threads=1)
+        onnxruntime.quantization.quantize_dynamic(common.ROOT / "onnx" / "model.onnx", folder / "m.onnx")
+        dynamic = peers.OnnxBytes((folder / "m.onnx").read_bytes())
+    return {
+        "TFLite, Optimize.DEFAULT, of the SavedModel": _Lite(lite),
+        "onnxruntime, quantize_dynamic, of model.onnx": dynamic,
+    }
+
+
+class _Lite:
+    def __init__(self, interpreter):
+        self.interpreter = interpreter
+
+    def predict_on_batch(self, images):
+        lite, images = self.interpreter, np.asarray(images, np.float32)
+        (source,), (target,) = lite.get_input_details(), lite.get_output_details()
+        lite.resize_tensor_input(source["index"], images.shape)
+        lite.allocate_tensors()
+        lite.set_tensor(source["index"], images)
+        lite.invoke()
+        return lite.get_tensor(target["index"])
+
+
+def accuracy(model, split, step: int = 500) -> tuple[np.ndarray, float]:
+    """Return the probabilities of a split's images and the top-1 accuracy."""
+    batches = [np.asarray(model.predict_on_batch(split.x[at : at + step])) for at in range(0, len(split), step)]
+    probabilities = np.concatenate(batches)
+    return probabilities, float((probabilities.argmax(-1) == split.y).mean())
+
+
+def measure(found: dict, split, rounds: int) -> tuple[list[dict], list[dict], float]:
+    """Return the rows of the exports, those of the peers, and the seconds that importing TensorFlow takes."""
+    built = {peer.name: peer.build() for peer in peers.PEERS}
+    contenders = found | {name: peers.OnnxBytes(content) for name, (_, content) in built.items()}
+    singles = time_predictions(contenders, split.x[:1], rounds)
+    batches = time_predictions(contenders, split.x[:BATCH], rounds)
+    one = ("inference.py", "samples/apple.png")
+    starts = {name: (*one, "--model", str(path.relative_to(common.ROOT))) for name, path in files().items() if name in found}
+    starts = time_processes({"Keras": one, **starts, "import": ("-c", "import tensorflow")}, rounds)
+    sizes = {name: path.stat().st_size / 1e6 for name, path in files().items() if path.is_file()} | {"Keras": keras_size()}
+    answers = {name: accuracy(model, split) for name, model in found.items()}
+    probabilities, before = answers["Keras"][0], NAMES["before"]
+    rows = []
+    for name in found:
+        row = {
+            "form": name,
+            "size_mb": sizes.get(name),
+            "top1_accuracy": answers[name][1],
+            "same_answers": float((answers[name][0].argmax(1) == probabilities.argmax(1)).mean()),
+            "largest_difference": float(np.abs(answers[name][0] - probabilities).max()),
+            "one_image_ms": 1000 * statistics.median(singles[name]) / SINGLES,
+            "images_per_second": BATCH / statistics.median(batches[name]),
+            "cold_start_s": starts.get(name),
+        }
+        if before in found:
+            row |= {"times_before_one_image": common.ratio(singles[before], singles[name]),
+                    "times_before_batch": common.ratio(batches[before], batches[name])}  # fmt: skip
+        rows.append(row)
+    parameters = {name: net.parameters for name, (net, _) in built.items()}
+    return rows, peers.rows(singles, batches, parameters, SINGLES, BATCH), starts["import"]
+
+
+def keras_size() -> float:
+    """Return the size of Keras' files in MB."""
+    from eanet.saving import KERAS_FILES
+
+    return sum((common.ROOT / name).stat().st_size for name in KERAS_FILES) / 1e6
 
 
 def main(argv=None) -> None:
@@ -47,45 +146,26 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="default: 7")
+    parser.add_argument("--before", metavar="FILE", help="an earlier ONNX file of the same weights, to compare with")
     args = parser.parse_args(argv)
     check_data_path(args.data)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; child processes inherit it
 
-    from eanet.export import find_onnx
-    from eanet.predict import predict_probabilities
-    from eanet.saving import KERAS_FILES, model_checksum
+    from eanet.saving import model_checksum
 
-    found = forms()
-    files = {"Keras": [common.ROOT / name for name in KERAS_FILES], "ONNX": [find_onnx(str(common.ROOT))]}
-    sizes = {form: sum(path.stat().st_size for path in paths) / 1e6 for form, paths in files.items()}
-    split = common.cifar100(args.data, found["Keras"].config).test
-    probabilities = {form: predict_probabilities(model, split.x, 500) for form, model in found.items()}
-    answers = {form: p.argmax(axis=1) for form, p in probabilities.items()}
-    seconds = time_predictions(found, split.x[:1], args.rounds)
-    one = ("inference.py", "samples/apple.png")
-    commands = {"Keras": one, "ONNX": (*one, "--runtime", "onnx"), "import": ("-c", "import tensorflow")}
-    starts = time_processes(commands, args.rounds)
-    rows = [
-        {
-            "form": form,
-            "size_mb": sizes.get(form),
-            "top1_accuracy": float((answers[form] == split.y).mean()),
-            "same_answers": float((answers[form] == answers["Keras"]).mean()),
-            "largest_difference": float(np.abs(probabilities[form] - probabilities["Keras"]).max()),
-            "one_image_ms": 1000 * statistics.median(seconds[form]) / SINGLES,
-            "cold_start_s": starts.get(form),
-        }
-        for form in found
-    ]
-    common.report(
-        "exports",
-        rows,
-        preset=preset_name(found["Keras"].config),
-        import_s=starts["import"],
-        split=split.name,
-        num_images=len(split),
-        checksum=model_checksum(found["Keras"]),
-    )
+    found = forms(args.before)
+    model = found["Keras"]
+    split = common.cifar100(args.data, model.config).test
+    rows, others, import_s = measure(found, split, args.rounds)
+    try:
+        defaults = [
+            {"form": name, "top1_accuracy": accuracy(each, split)[1]} for name, each in default_conversions().items()
+        ]
+    except ModuleNotFoundError as error:
+        print(f"exports.py: the converters' defaults are left out: {error.name} is not installed", file=sys.stderr)
+        defaults = []
+    facts = dict(preset=preset_name(model.config), split=split.name, num_images=len(split), checksum=model_checksum(model))
+    common.report("exports", rows, peers=others, defaults=defaults, import_s=import_s, **facts)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,8 @@ def prediction(speed: dict, exports: dict | None) -> str:
         columns |= {"one_image_ms_one_core": "one image, ms, one core", "cold_start_s_one_core": "cold start, s, one core"}
         names = {"Keras": shipped, "Keras, folded": f"{shipped}, folded", "ONNX": f"{shipped}, ONNX"}
         for row in exports["rows"]:
+            if row["form"] not in names:  # they are in the section about the exports
+                continue
             name = names[row["form"]]
             rows.setdefault(name, {"model": name})
             rows[name] |= {f"{key}_one_core": row[key] for key in ("one_image_ms", "cold_start_s")}
@@ -130,8 +132,11 @@ def prediction(speed: dict, exports: dict | None) -> str:
     return "\n\n".join(["## Prediction speed", table(columns, list(rows.values())), caption])
 
 
+SPEED = "images/s, batch of 128"
+
+
 def exports(found: dict) -> str:
-    """Return the section about the exports' accuracy."""
+    """Return the section about the exports: accuracy and latency, other networks, and converters' default settings."""
     columns = {
         "form": "form",
         "size_mb": "size, MB",
@@ -139,8 +144,24 @@ def exports(found: dict) -> str:
         "same_answers": "same top-1 as Keras, %",
         "largest_difference": "largest difference of a probability",
     }
-    caption = f"On {found['num_images']:,} images ({found['split']}); latency is in the table above. {measured(found)}"
-    return "\n\n".join(["## Exports", table(columns, found["rows"]), caption])
+    if any("images_per_second" in row for row in found["rows"]):
+        columns |= {
+            "one_image_ms": "one image, ms",
+            "images_per_second": "images/s, batch of 128",
+            "cold_start_s": "start, s",
+        }
+    if any("times_before_batch" in row for row in found["rows"]):
+        columns |= {"times_before_one_image": "times the file before, one image", "times_before_batch": "batch"}
+    where = "all on one core" if "one_image_ms" in columns else "latency is in the table above"
+    parts = ["## Exports", table(columns, found["rows"])]
+    parts.append(f"On {found['num_images']:,} images ({found['split']}); {where}. {measured(found)}")
+    if defaults := found.get("defaults"):
+        parts.append(table({"form": "what a converter's default settings leave", "top1_accuracy": "top-1, %"}, defaults))
+    if peers := found.get("peers"):
+        columns = {"model": "other networks, same run", "parameters": "parameters", "top1_accuracy": "published top-1, %"}
+        columns |= {"one_image_ms": "one image, ms", "images_per_second": SPEED, "source": "accuracy from"}
+        parts += [table(columns, peers), "Their weights are random: latency is measured, accuracy is the published one."]
+    return "\n\n".join(parts)
 
 
 def scaling(found: dict) -> str:

@@ -21,6 +21,7 @@ import exports
 import fine_tuning
 import keras_io_example
 import large_sets
+import peers
 import predict_speed
 import reading
 import readme
@@ -220,10 +221,30 @@ def test_every_contender_trains(monkeypatch):
 
 def test_the_shipped_forms_are_timed_alike():
     found = exports.forms()
-    assert list(found) == ["Keras", "Keras, folded", "ONNX"]
+    assert list(found)[:3] == ["Keras", "Keras, folded", "ONNX"]
     images = np.zeros((1, 32, 32, 3), np.uint8)
     seconds = predict_speed.time_predictions({"ONNX": found["ONNX"]}, images, 2)
     assert len(seconds["ONNX"]) == 2 and min(seconds["ONNX"]) > 0
+
+
+def test_the_peers_have_their_published_sizes():
+    sizes = dict(zip((peer.name for peer in peers.PEERS), (0.28e6, 0.86e6, 0.70e6, 0.19e6, 3.8e6), strict=True))
+    for peer in peers.PEERS:
+        net, content = peer.build()
+        assert net.parameters == pytest.approx(sizes[peer.name], rel=0.06), peer.name
+        found = peers.OnnxBytes(content).predict_on_batch(np.zeros((2, 32, 32, 3)))
+        assert found.shape == (2, 100) and np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_the_section_on_exports_shows_what_was_measured():
+    found = {**results("exports"), "defaults": [{"form": "dynamic", "top1_accuracy": 0.049}], "peers": [
+        {"model": "ResNet-20", "parameters": 270_000, "top1_accuracy": 0.6883, "source": "x", "one_image_ms": 0.78,
+         "images_per_second": 1339.0}]}  # fmt: skip
+    found["rows"] = [{**row, "images_per_second": 640.0, "times_before_batch": 1.4} for row in found["rows"]]
+    text = readme.exports(found)
+    row = "| ResNet-20 | 270,000 | 68.83 | 0.780 | 1,339 | x |"
+    for part in ("| dynamic | 4.90 |", row, "times the file before", "| 640 |"):
+        assert part in text
 
 
 # Scaling --------------------------------------------------------------------------------------------------------------
