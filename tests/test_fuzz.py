@@ -18,6 +18,12 @@ def test_hostile_input_is_refused_in_one_line(name, materials, tmp_path):
     assert done.tried >= SHORT[name] and (done.answered < done.tried or name == "cards")
 
 
+@pytest.mark.parametrize(("name", "seed"), [("onnx_files", 455)])
+def test_what_the_long_run_found_stays_fixed(name, seed, materials, tmp_path):
+    """455: onnxruntime printed to standard output about metadata that is not UTF-8."""
+    assert run_family(name, [seed], tmp_path / "work", materials).violations == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_long_run(name, materials, tmp_path):

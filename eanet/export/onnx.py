@@ -99,7 +99,8 @@ class OnnxModel:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         try:
             source = str(path) if str(path).isprintable() else Path(path).read_bytes()  # it takes only paths in UTF-8
-            self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            provider = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # falling back prints
+            self.session = onnxruntime.InferenceSession(source, options, **provider)
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{path}: not a readable ONNX model ({first_line(error)})") from None
         self.config, self.checksum = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)

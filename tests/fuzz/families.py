@@ -73,7 +73,10 @@ def _fresh(folder):
 
 def _check_scores(out, count=None):
     """Check that the answers are probabilities; return how many images were answered."""
-    answers = json.loads(out) if out.strip() else []
+    try:
+        answers = json.loads(out) if out.strip() else []
+    except ValueError:
+        raise Violation(f"not JSON: {out[:300]!r}") from None
     for answer in answers:
         scores = [p["score"] for p in answer["predictions"]]
         if not all(math.isfinite(s) and 0 <= s <= 1 + 1e-6 for s in scores):
