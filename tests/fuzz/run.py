@@ -11,7 +11,7 @@ from fuzz.families import FAMILIES, Materials
 SHORT = {"images": 4, "configs": 8, "weights": 8, "onnx_files": 12, "saved_models": 12, "archives": 25, "pickles": 25,
          "matlab": 25, "payloads": 20, "cards": 40, "records": 15}  # fmt: skip
 LONG = {"images": 150, "configs": 250, "weights": 250, "onnx_files": 600, "saved_models": 400, "archives": 1000,
-        "pickles": 1000, "matlab": 700, "payloads": 500, "cards": 900, "records": 700}  # fmt: skip
+        "pickles": 1000, "matlab": 700, "payloads": 300, "cards": 600, "records": 700}  # fmt: skip
 
 
 @dataclasses.dataclass
