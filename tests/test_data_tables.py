@@ -175,6 +175,8 @@ def test_columns_can_be_named(tmp_path):
     (tmp_path / "metadata.csv").write_text(lines(rows, "file_name,photo,label,animal"))
     assert load(tmp_path).labels == ("x", "y")
     assert load(tmp_path, image_column="photo", label_column="animal").labels == ("cat", "dog")
+    (tmp_path / "metadata.csv").write_text(lines(rows, "file_name,photo,colour,animal"))
+    assert "which column is the class? It has file_name, colour, animal" in error_of(tmp_path, image_column="photo")
     message = error_of(tmp_path, label_column="plant")
     assert message == f"{tmp_path}: label_column plant: no table has a column of this name (metadata.csv)"
     (tmp_path / "metadata.csv").unlink()

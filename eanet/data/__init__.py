@@ -199,7 +199,7 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> 
     if tables.samples:
         return tables
     if named:
-        _refuse(tree, where, columns, left_out)
+        _refuse(tree, where, columns, left_out, tables.problem)
     before, found = list(left_out.entries), Listing({})
     problem: UserError | None = None
     try:
@@ -231,7 +231,7 @@ def _refuse(tree: Folder, where: str, columns: dict, left_out: LeftOut, problem:
     """Raise UserError that says what there is instead of images with labels."""
     files, sheets = tree.walk(), _sheets_in(tree)
     named = {name: value for name, value in columns.items() if value}
-    if named:
+    if named and not problem:
         name, value = next(iter(named.items()))
         listed = ", ".join(file.path for file in _tables_in(tree)[:3])
         there = f" ({listed})" if listed else "; there is none"

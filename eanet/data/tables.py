@@ -119,7 +119,10 @@ def apply_split_lists(listing: Listing, root: Folder) -> None:
                 lines = file.read().decode("utf-8").splitlines()
             except (OSError, UserError, UnicodeDecodeError):
                 continue
-            found = [index.find(file, line) for line in lines if line.strip()]
+            lines = [line for line in lines if line.strip()]
+            if not any(index.has(file, line) for line in lines[:20]):  # a table
+                continue
+            found = [index.find(file, line) for line in lines]
             for named in filter(None, found if found.count(None) < 0.1 * len(found) else []):
                 splits.setdefault(named.path, split)
     samples = listing.samples["train"]
