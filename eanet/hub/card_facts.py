@@ -38,9 +38,7 @@ def collect_facts(
             found missing when the card is rendered.
     """
     folder, config, results = Path(folder), model.config, copy.deepcopy(results)
-    for key in ("accuracy", "top5_accuracy", "loss"):
-        if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
-            raise UserError(f"{RESULTS_FILE}: {key} is {results[key]!r}, not a finite number; measure the model again")
+    _check_finite(results)
     try:
         base, runs = split_lineage(training_runs(results["training"]), repo_id)
         epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
@@ -77,6 +75,12 @@ def collect_facts(
         "exports": _measured(folder, "exports", model),
         "benchmarks_readme": (folder / "benchmarks" / "README.md").is_file(),
     }
+
+
+def _check_finite(results: dict) -> None:
+    for key in ("accuracy", "top5_accuracy", "loss"):
+        if not isinstance(results[key], (int, float)) or not math.isfinite(results[key]):
+            raise UserError(f"{RESULTS_FILE}: {key} is {results[key]!r}, not a finite number; measure the model again")
 
 
 def with_note(name: str, note: str) -> str:
