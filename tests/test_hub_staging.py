@@ -232,7 +232,7 @@ def test_only_listed_files_go_up_and_no_token(session, run, hub):
     assert "history.json" in line and "token" in line and SECRET not in line
 
 
-OTHER_TOKENS = (SECRET, "hf_oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6W.x-_y", "api_org_" + "x" * 34, "api_" + "x" * 34)
+OTHER_TOKENS = (SECRET, "hf_" + "oauth_eyJhbGciOiJFZERTQSJ9.eyJzY29wZSI6W.x-_y", "api_org_" + "x" * 34, "api_" + "x" * 34)
 
 
 @pytest.mark.parametrize("token", OTHER_TOKENS)

@@ -127,8 +127,8 @@ def run_here(tree, monkeypatch, capsys):
 
 
 def test_languages_and_snippets():
-    assert len(SNIPPETS) == 3
-    assert {language for language, _ in CODE.findall(README)} == {"python", "bash", "bibtex"}
+    assert len(SNIPPETS) == 4
+    assert {language for language, _ in CODE.findall(README)} - {"kotlin"} == {"python", "bash", "bibtex", "js"}
 
 
 def test_snippets_run_as_pasted(hub, tree, tmp_path):
@@ -142,6 +142,14 @@ sys.path.insert(0, "")
 exec({SNIPPETS[2]!r})"""
     first, second = run([sys.executable, "-c", code], tmp_path, hub, tmp_path / "home").splitlines()
     assert first == "apple" and "'label': 'apple'" in second
+
+
+def test_onnx_snippet_runs_without_our_code_and_tensorflow():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('keras', 'tensorflow', 'eanet', 'modeling_eanet')))\n" + SNIPPETS[3]
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "apple\n"), done.stderr
 
 
 def test_old_client_snippet_runs_without_our_code(hub, tmp_path):

@@ -70,6 +70,8 @@ def collect_facts(
         "figures": figures,
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
         "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
+        "exports_here": _other_exports(folder),
+        "demo": (folder / "demo" / "index.html").is_file(),
         "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
         "evaluation": _measured(folder, "evaluation", model) or _report(folder, model),
         "exports": _measured(folder, "exports", model),
@@ -86,6 +88,13 @@ def _check_finite(results: dict) -> None:
 def with_note(name: str, note: str) -> str:
     """Return the name of a data set as eval_results.json has it."""
     return f"{name} ({note})" if note else name
+
+
+def _other_exports(folder: Path) -> dict[str, int]:
+    """Return the sizes in bytes of the exports next to onnx/model.onnx, by name."""
+    paths = sorted([*folder.glob("onnx/*.onnx"), *folder.glob("litert/*.tflite")])
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+    return {name: size for name, size in sizes.items() if name != ONNX_FILE}
 
 
 def _figures(folder: Path) -> dict[str, dict]:
