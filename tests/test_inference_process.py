@@ -185,7 +185,10 @@ def snapshot(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("elsewhere", "runtime"), [(False, "keras"), (True, "keras"), (True, "onnx")])
+@pytest.mark.parametrize(("elsewhere", "runtime"), [
+    (False, "onnx"), (True, "keras"),
+    pytest.param(False, "keras", marks=pytest.mark.slow), pytest.param(True, "onnx", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_inference_runs_from_a_snapshot_of_links(snapshot, tmp_path, elsewhere, runtime):
     program, samples = ("inference.py", "samples") if not elsewhere else (snapshot / "inference.py", snapshot / "samples")
     options = ["--format", "json", "--top-k", 1, "--runtime", runtime]
