@@ -218,6 +218,8 @@ def evaluation(found: dict) -> str:
         ", ".join(f"`{c['class']}` {100 * c['accuracy']:.0f}%" for c in found[key]) for key in ("easiest", "hardest")
     )
     bias = "under-confident" if found["mean_confidence"] < found["accuracy"] else "over-confident"
+    if abs(found["mean_confidence"] - found["accuracy"]) < 0.01:
+        bias = "well calibrated"
     pairs = [
         {"pair": " / ".join(f"`{c}`" for c in p["classes"]), "count": p["count"], "of": p["of"]} for p in found["confusions"]
     ]

@@ -117,13 +117,14 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
 
     Args:
         history: content of history.json: lists by key, one value per epoch.
-        recipe: the run's options, of which `cutmix` is read.
+        recipe: the run's options, of which `cutmix`, `epochs` and `teacher` are read.
         fine_tuned: whether it started from an earlier run's weights.
     """
     epochs = np.arange(1, len(history["loss"]) + 1)
     figure = new_figure(height=480)
     axes = figure.subplots(2, 1, sharex=True)
-    for axis, key, title in zip(axes, ("accuracy", "loss"), ("top-1 accuracy, %", "cross-entropy"), strict=True):
+    loss = "loss" if recipe.get("teacher") else "cross-entropy"
+    for axis, key, title in zip(axes, ("accuracy", "loss"), ("top-1 accuracy, %", loss), strict=True):
         scale, unit = (100, "{:.1f}%") if key == "accuracy" else (1, "{:.2f}")
         ends = []
         for name, prefix, colour in (("training", "", ORANGE), ("validation", "val_", BLUE)):
@@ -137,8 +138,13 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
     axes[-1].set_xlabel("epoch of the last run" if fine_tuned else "epoch")
     start = "of the last run, which started from an earlier run's weights" if fine_tuned else "of training"
     caption = f"Accuracy and loss over the {len(epochs)} epochs {start}."
+    if recipe.get("teacher"):
+        caption += " The training loss is that of distillation."
     if recipe.get("cutmix"):
-        caption += " Training values are for augmented images; they improve suddenly when CutMix stops, near the end."
+        planned = recipe.get("epochs", len(epochs))
+        stops = len(epochs) > planned - max(1, planned // 10)  # as in eanet.trainer.train_epoch
+        more = "; they improve suddenly when CutMix stops, near the end." if stops else ", half of them mixed by CutMix."
+        caption += " Training values are for augmented images" + more
     named = (("training", "accuracy"), ("validation", "val_accuracy"))
     last = ", ".join(f"{name} {100 * history[key][-1]:.1f}%" for name, key in named if key in history)
     return Drawing(rendered(figure), caption, f"Accuracy and loss over the epochs; accuracy at the end: {last}.")

@@ -471,3 +471,12 @@ def test_no_paragraph_of_a_region_is_longer_than_three_lines(plain_facts):
 def test_the_card_says_how_images_become_square(facts, resize, sentence):
     text = card.render_card({**facts, "resize": resize})
     assert sentence in text and ("keep_aspect_ratio=True" in text) == (resize == "crop")
+
+
+def test_card_of_a_distilled_model_names_the_teachers_run():
+    from eanet.hub.lineage import own_teachers
+
+    teacher = {"command": "python train.py --output runs/base", "recipe": {}}
+    run = {"command": "python train.py --teacher runs/base", "recipe": {"teacher": "runs/base"}, "teacher_run": teacher}
+    assert own_teachers([run]) == [teacher]
+    assert own_teachers([run | {"recipe": {"teacher": "user/name"}}]) == own_teachers([{"recipe": None}]) == []

@@ -37,7 +37,7 @@ def _network(axis, config):
         if stage:
             side //= 2
             parts.append(("3×3 conv.,\nstride 2", BLUE, f"{side}×{side}×{dim}"))
-        parts.append((f"{depth} blocks", ORANGE, f"{side}×{side}×{dim}"))
+        parts.append((f"{depth} block{'s' * (depth > 1)}", ORANGE, f"{side}×{side}×{dim}"))
     parts.append(("average,\nclassifier", BLUE, f"{config.num_classes} classes"))
     step, height = (HEIGHT - 12) / len(parts), 56
     for i, (name, colour, shape) in enumerate(parts):

@@ -10,7 +10,7 @@ from pathlib import Path
 from eanet.cli import UserError
 from eanet.evaluation import count_macs, interval_text
 from eanet.hub.front_matter import CIFAR100
-from eanet.hub.lineage import name_base, split_lineage
+from eanet.hub.lineage import name_base, own_teachers, split_lineage
 from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, REPORT, figures_record
 from eanet.hub.records import read_record
 from eanet.run_dir import RESULTS_FILE, training_runs
@@ -63,6 +63,7 @@ def collect_facts(
         "architecture": _architecture(config),
         "epochs": epochs,
         "runs": runs,
+        "teachers": own_teachers(runs),
         "base_model": base,
         "from_scratch": bool(runs) and not runs[0].get("init_from"),
         "samples": sample_answers(folder, model),

@@ -9,7 +9,7 @@ from pathlib import Path
 import eanet
 from eanet.data import is_repo_id
 from eanet.hub.card import repository_of
-from eanet.run_dir import recorded_training
+from eanet.run_dir import lineage, recorded_training
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
 TREE = Path(eanet.__file__).absolute().parent.parent
@@ -33,6 +33,12 @@ def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[st
         if base not in (None, repo_id):
             return base, runs[i:]
     return None, runs
+
+
+def own_teachers(runs: list[dict]) -> list[dict]:
+    """Return the runs that trained the teachers of `runs`, oldest first; not those of published models."""
+    taught = [run for run in runs if str((run.get("recipe") or {}).get("teacher")).startswith(OUTPUTS)]
+    return [teacher for run in taught for teacher in lineage(run.get("teacher_run"))]
 
 
 def name_base(run: dict, base: str) -> None:
