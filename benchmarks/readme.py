@@ -38,6 +38,8 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/reading.py` | what three loaders read of people's folders, tables and archives |
 | `python benchmarks/fine_tuning.py` | training on a few hundred images of one's own, with default settings |
 | `python benchmarks/large_sets.py` | decoding speed, and memory of training, with 200,000 images |
+| `python benchmarks/endpoint.py` | an Inference Endpoint under load, and its most expensive requests |
+| `python benchmarks/robustness.py` | more than 10,000 hostile and damaged inputs |
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
 
 `DATA` is CIFAR-100 as train.py takes it. Run from the repository's root after `pip install -e ".[dev]"`.
@@ -295,6 +297,31 @@ def large_sets(found: dict) -> str:
     return "\n\n".join(["## Large sets of images", table(columns, found["rows"]), caption])
 
 
+def robustness(found: dict) -> str:
+    """Return the section about hostile inputs; the table by kind of input is in robustness.md."""
+    total = found["rows"][-1]
+    kinds = len(found["rows"]) - 1
+    return (
+        f"## Hostile and damaged inputs\n\n{total['tried']:,} inputs of {kinds} kinds: {total['refused']:,} refused in one "
+        f"line, {total['answered']:,} answered, {total['violations']:,} with anything else; at most {total['seconds']:.1f} "
+        f"s of processor time. By kind: [robustness.md](robustness.md).\n{measured(found)}"
+    )
+
+
+def endpoint(found: dict) -> str:
+    """Return the section about the load of an Inference Endpoint."""
+    columns = {"request": "largest request accepted", "images": "images", "megapixels": "megapixels", "seconds": "s",
+               "cpu_seconds": "processor time, s", "peak_gb": "peak memory of the process, GB"}  # fmt: skip
+    crowd, row = found["concurrent"], found["in_a_row"]
+    memory = row["memory_mb"]
+    caption = (
+        f"Images are noise, which is slowest to decode. {crowd['requests']:,} requests at the same moment: "
+        f"{crowd['right']:,} right, in {crowd['seconds']:.1f} s. {row['requests']:,} in a row: memory {memory[0]:,.0f} MB "
+        f"after a tenth of them, {memory[-1]:,.0f} MB at the end.\n{measured(found)}"
+    )
+    return "\n\n".join(["## Inference Endpoint", table(columns, found["rows"]), caption])
+
+
 def render(folder=HERE, checksum: str | None = None) -> str:
     """Return the text of README.md.
 
@@ -332,6 +359,8 @@ SECTIONS = {
     "reading": reading,
     "fine_tuning": fine_tuning,
     "large_sets": large_sets,
+    "endpoint": endpoint,
+    "robustness": robustness,
 }
 
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation
 import attention_scaling
 import common
+import endpoint
 import evaluation
 import exports
 import fine_tuning
@@ -25,6 +26,7 @@ import peers
 import predict_speed
 import reading
 import readme
+import robustness
 import train_speed
 
 from eanet import saving
@@ -34,7 +36,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
 PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, large_sets, predict_speed, reading, readme]
-PROGRAMS.append(train_speed)
+PROGRAMS += [endpoint, robustness, train_speed]
 
 
 def results(name):

@@ -4,10 +4,11 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 from conftest import run_program
-from hub_session import REPO, commit_by_hand
+from hub_session import REPO, SETUP, commit_by_hand
 from training_runs import (
     ARTEFACTS,
     FIGURES,
@@ -24,9 +25,9 @@ from training_runs import (
 pytest_plugins = ["hub_fixtures"]
 pytestmark = pytest.mark.slow
 
-# Kills the process at its KILL_AT-th change of a file or connection to the Hub; without KILL_AT it counts them.
+# Kills the process at its KILL_AT-th change of a file or connection to the Hub; with KILL_AT=0 it counts them.
 KILLER = """
-import atexit, os, signal, sys
+import os, signal, sys
 WATCHED = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "shutil.rmtree", "socket.connect")
 count, at, roots = 0, int(os.environ.get("KILL_AT", 0)), tuple(os.environ["KILL_ROOTS"].split(":"))
 def hook(event, args):
@@ -37,8 +38,6 @@ def hook(event, args):
         if count == at:
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(hook)
-if "KILL_COUNT" in os.environ:
-    atexit.register(lambda: open(os.environ["KILL_COUNT"], "w").write(str(count)))
 """
 
 
@@ -49,9 +48,9 @@ def test_training_killed_25_times_ends_with_the_same_weights(tmp_path):
     command = ["--data", colours(), *RECIPE, "--output", folder]
     env = {"PYTHONPATH": str(patch), "KILL_ROOTS": str(folder)}
     for kill in range(25):
-        done = run_program("killed", *command, env={**env, "KILL_AT": str(rng.randint(1, 12 + 2 * kill))})
+        done = run_program("killed", *command, env={**env, "KILL_AT": str(rng.randint(1, 12 + 2 * kill))}, timeout=1200)
         assert done.returncode in (-signal.SIGKILL, 0), done.stderr
-    done = run_program("train", *command)
+    done = run_program("train", *command, timeout=1200)
     assert done.returncode == 0, done.stderr
     assert_same_weights(finished()[0], folder)
     assert_logs_match_history(folder)
@@ -97,11 +96,13 @@ def run_killed(session, killed_at, tmp_path, *args):
     temporary = tmp_path / "temporary"
     temporary.mkdir(exist_ok=True)
     count = tmp_path / "count"
-    code = f"{KILLER}\nimport push_to_hub\nfrom eanet.cli import run\nsys.exit(run(push_to_hub.main, sys.argv[1:]))"
+    code = f"{KILLER}\nimport push_to_hub\nfrom eanet.cli import run\nstatus = run(push_to_hub.main, sys.argv[1:])\n"
+    code += 'open(os.environ["KILL_COUNT"], "w").write(str(count))\nsys.exit(status)'
     env = {"TMPDIR": str(temporary), "KILL_ROOTS": str(tmp_path), "KILL_AT": str(killed_at), "KILL_COUNT": str(count)}
-    done = session.python(code, *args, **env)
-    assert done.code in (0, -signal.SIGKILL), done.err
-    return done.code, int(count.read_text()) if count.exists() else 0
+    command = [sys.executable, "-c", SETUP + code, *map(str, args)]
+    done = subprocess.run(command, env=session.env | env, capture_output=True, text=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode, int(count.read_text()) if count.exists() else 0
 
 
 def test_a_push_killed_at_20_moments_publishes_all_or_nothing(session, run, hub, tmp_path):
