@@ -34,8 +34,7 @@ def collect_facts(
         A dict of JSON values for `card.render_card` and `card.update_card`.
 
     Raises:
-        UserError: a result is not a finite number, or a file is damaged. A key that only the card's text needs may be
-            found missing when the card is rendered.
+        UserError: a result is not a finite number, or a file is damaged. `render_card` finds what else is missing.
     """
     folder, config, results = Path(folder), model.config, copy.deepcopy(results)
     _check_finite(results)
