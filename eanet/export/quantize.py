@@ -1,9 +1,13 @@
 """ONNX with 8-bit convolutions: static quantization, per channel, with ranges from training images.
 
-Batch norms are not folded: they stay in float, in front of the quantization, and bring all channels to the same range.
-Folded into the next layer they would leave it with activations of very different ranges and one scale for all (15% instead
-of 66% top-1 with the weights of version 1). Weights are uint8: products of uint8 and int8 saturate on x86 processors without
-VNNI.
+Three things keep the accuracy; top-1 on hold-out images with the weights of version 1, which have 73.3% in float:
+
+- Batch norms are not folded: they stay in float, in front of the quantization, and bring all channels to the same range.
+  Folded into the next layer they leave it activations of very different ranges, with one scale for all: 15% instead of 66%.
+- What rounding a kernel changes in the mean of a channel is taken off its bias: 71%.
+- The ranges leave out the largest 1e-5 of the values: 71.9%.
+
+Weights are uint8: products of uint8 and int8 saturate on x86 processors without VNNI.
 """
 
 from __future__ import annotations
@@ -50,21 +54,73 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
     graph = onnx_graph(quantization_form(model, config), {})
     with atomic_path(path) as temporary:
         with _quiet():
-            quantization.quantize_static(
-                graph,
-                str(temporary),
-                _Batches(calibration),
+            options = dict(
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=QUANTIZED,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QUInt8,
             )
+            quantization.quantize_static(_copy(graph), str(temporary), _Batches(calibration[:BATCH]), **options)
+            _correct_biases(graph, onnx.load(temporary).graph, calibration)
+            method = quantization.CalibrationMethod.Percentile
+            reader = _Batches(calibration)
+            quantization.quantize_static(_copy(graph), str(temporary), reader, calibrate_method=method, **options)
         quantized = onnx.load(temporary)
         _shorten_names(quantized.graph)
         onnx.helper.set_model_props(quantized, export_metadata(model, config))
         onnx.save(quantized, temporary)
         return check_accuracy(path, OnnxModel(temporary), model, split)
+
+
+def _copy(model):
+    """Return a copy of an ONNX model; the quantizer moves the constants of the one it gets to a file."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _correct_biases(model, quantized, images) -> None:
+    """Take off each convolution's bias what rounding its kernel adds to the mean of its outputs.
+
+    Args:
+        model: the float ONNX model; its biases are changed.
+        quantized: graph of its quantized form, whose kernels are read.
+        images: to take means over.
+    """
+    from onnx import numpy_helper
+
+    rounded = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in quantized.initializer}
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3]
+    means = _mean_inputs(model, convolutions, images)
+    for node in convolutions:
+        source, name, bias = node.input
+        zero, scale = (rounded[f"{name}_{part}"].reshape(-1, 1, 1, 1) for part in ("zero_point", "scale"))
+        error = (rounded[f"{name}_quantized"] - zero) * scale - numpy_helper.to_array(tensors[name])
+        error = error.sum(axis=(2, 3))  # (out, in), or (out, 1) of a depthwise convolution
+        groups = len(means[source]) // error.shape[1]
+        inputs = means[source].reshape(groups, -1).repeat(len(error) // groups, axis=0)
+        corrected = numpy_helper.to_array(tensors[bias]) - (error * inputs).sum(axis=1)
+        tensors[bias].CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), bias))
+
+
+def _mean_inputs(model, nodes, images) -> dict[str, np.ndarray]:
+    """Return the mean of each channel of the nodes' first inputs, by name."""
+    import onnxruntime
+
+    import onnx
+
+    names = sorted({node.input[0] for node in nodes})
+    observed = _copy(model)
+    known = {output.name for output in model.graph.output}
+    observed.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names if name not in known)
+    session = onnxruntime.InferenceSession(observed.SerializeToString(), providers=["CPUExecutionProvider"])
+    reader, sums = _Batches(images), {name: np.float64(0) for name in names}
+    while (batch := reader.get_next()) is not None:
+        for name, values in zip(names, session.run(names, batch), strict=True):
+            sums[name] = sums[name] + values.mean(axis=(2, 3)).sum(axis=0)
+    return {name: np.asarray(total) / len(images) for name, total in sums.items()}
 
 
 class _Batches:
