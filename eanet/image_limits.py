@@ -52,10 +52,10 @@ def image_cost(image) -> Cost:
     """Return the cost of decoding an opened PIL image to RGB. Nothing is decoded."""
     name, pixels, size = image.format or "", image.width * image.height, _file_size(image)
     core = 2 if image.mode.startswith("I;16") else _BYTES.get(image.mode, 4)
-    deep = 2.5 if core == 2 else 4.0 if image.mode in ("I", "F") else 1.0
     as_it_is = image.mode in ("L", "RGB") and not image.has_transparency_data
     converted = 0 if as_it_is else 1 if image.mode in ("1", "I", "F") or core == 2 else 4
-    decoder, work = _DECODER_BYTES.get(name, 0), _PIXEL_WORK.get(name, deep)
+    plain = 2.5 if core == 2 else 4.0 if image.mode in ("I", "F") else 1.5 if converted == 4 else 1.0
+    decoder, work = _DECODER_BYTES.get(name, 0), _PIXEL_WORK.get(name, plain)
     memory, read = size * (name in _HOLD_THE_FILE), pixels
     if name in ("JPEG", "MPO") and image.info.get("progressive"):  # all coefficients are held until the end
         decoder, work = 2 * len(image.getbands()), 2.5
