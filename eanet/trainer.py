@@ -340,9 +340,9 @@ def _write_results(run: Run, split, record: dict, history: dict) -> dict:
     model = from_pretrained_keras(folder)
     probabilities = predict_split(model, split)
     results = {**evaluation_results(model, run.dataset, split, probabilities), "training": record}
-    write_json(folder / RESULTS_FILE, results)
     found = describe_predictions(probabilities, split.y, run.dataset.labels, split.names)
     write_report(folder, found, results, history)
+    write_json(folder / RESULTS_FILE, results)  # last: with it the run is complete
     return results
 
 
