@@ -111,6 +111,11 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--inspect", action="store_true", help="print what --data holds as one JSON object, and do nothing else")
     add("--image-column", metavar="NAME", help="column with the images, of a table or Hub data set (default: found by type)")
     add("--label-column", metavar="NAME", help="column with the classes (default: found by type)")
+    add(
+        "--dataset-name",
+        metavar="NAME",
+        help="what results call the data (default: the name of the folder or file)",
+    )
     add("--strict", action="store_true", help="fail if any file of the data is left out")
 
 

@@ -71,7 +71,7 @@ def prepare_run(config: TrainConfig) -> Run:
     else:
         architecture = config.architecture(load_config(initial) if initial else None)
     columns = dict(image_column=config.image_column, label_column=config.label_column)
-    dataset = load_dataset(config.data, architecture, **columns, strict=config.strict)
+    dataset = load_dataset(config.data, architecture, **columns, strict=config.strict, name=config.dataset_name)
     config = config.resolved(recorded.get("num_images") if recorded else len(dataset.train))
     settings = recorded or _new_settings(config, architecture, dataset, initial, teacher)
     if settings["data_crc32"] != dataset.train.checksum():

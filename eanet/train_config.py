@@ -96,6 +96,7 @@ class TrainConfig:
     distill_temperature: float = None  # type: ignore[assignment]
     image_column: str | None = None  # of a table or a Hub data set; None to find it
     label_column: str | None = None
+    dataset_name: str | None = None  # for people, in results and on the card; None for that of `data`
     strict: bool = False  # fail if any file of the data is left out
 
     def __post_init__(self):

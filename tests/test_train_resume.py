@@ -172,14 +172,16 @@ def test_disk_full_for_the_artefacts_leaves_the_earlier_ones(tmp_path):
 
 def test_model_can_be_written_before_the_last_epoch_and_training_go_on(tmp_path):
     output = tmp_path / "run"
-    status, _, err = main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)
+    with without_saved_model():
+        status, _, err = main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)
     assert status == 0, err
     training = read_json(output / "eval_results.json")["training"]
     assert training["epochs"] == 1 and training["recipe"]["epochs"] == EPOCHS
     assert training["command"].endswith(" --stop-after 1") and len(read_json(output / "history.json")["loss"]) == 1
     status, _, err = main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)
     assert status == 0 and "already complete, 1 epochs" in err
-    status, _, err = main("--data", colours(), *RECIPE, "--output", output)
+    with without_saved_model():
+        status, _, err = main("--data", colours(), *RECIPE, "--output", output)
     assert status == 0, err
     assert_same_weights(output, finished()[0])
     assert "--stop-after" not in read_json(output / "eval_results.json")["training"]["command"]

@@ -37,7 +37,9 @@ def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[st
 
 def own_teachers(runs: list[dict]) -> list[dict]:
     """Return the runs that trained the teachers of `runs`, oldest first; not those of published models."""
-    taught = [run for run in runs if str((run.get("recipe") or {}).get("teacher")).startswith(OUTPUTS)]
+    recipes = [run.get("recipe") for run in runs]
+    names = [recipe.get("teacher") if isinstance(recipe, dict) else None for recipe in recipes]
+    taught = [run for run, name in zip(runs, names, strict=True) if str(name).startswith(OUTPUTS)]
     return [teacher for run in taught for teacher in lineage(run.get("teacher_run"))]
 
 
