@@ -26,6 +26,7 @@ from eanet.loaded_model import config_of
 LITERT_FILE, LITERT_INT8_FILE = "litert/eanet.tflite", "litert/eanet_int8.tflite"
 INSTALL, INSTALL_KERAS = "`pip install ai-edge-litert ai-edge-quantizer`", "`pip install tensorflow keras`"
 METADATA, LABELS = "eanet.json", "labels.txt"
+BATCH = 50
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # the rest, the double normalisation too, stays in float
 
 
@@ -75,7 +76,9 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
     qtyping = require("ai_edge_quantizer.qtyping", INSTALL)
     batches = [{"image": np.asarray(image, np.float32)[None]} for image in calibration]
     with temporary_folder() as folder, native_stderr_silenced(), contextlib.redirect_stdout(io.StringIO()):
-        (folder / "float.tflite").write_bytes(_convert(quantization_form(model, config)))
+        (folder / "float.tflite").write_bytes(
+            _convert(_with_corrected_biases(quantization_form(model, config), calibration))
+        )
         job = quantizer.Quantizer(str(folder / "float.tflite"))
         for name in QUANTIZED:
             job.add_static_config(".*", qtyping.TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
@@ -101,6 +104,30 @@ def _convert(model) -> bytes:
         warnings.simplefilter("ignore")
         flat.export(str(folder / "m.tflite"), format="litert", verbose=False, target_spec=builtin)
         return (folder / "m.tflite").read_bytes()
+
+
+def _with_corrected_biases(model, images):
+    """Return a copy whose biases make up for what rounding the kernels to 8 bits adds to the mean of each channel."""
+    import keras
+
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    kinds = ("Conv2D", "DepthwiseConv2D", "Dense")
+    layers = [layer for layer in copy.layers if type(layer).__name__ in kinds and layer.use_bias]
+    observed = keras.Model(copy.input, [layer.input for layer in layers])
+    batches = [observed.predict_on_batch(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
+    for i, layer in enumerate(layers):
+        sums = [np.asarray(batch[i]).mean(axis=tuple(range(1, batch[i].ndim - 1))).sum(axis=0) for batch in batches]
+        mean, (kernel, bias) = np.sum(sums, axis=0) / len(images), layer.get_weights()
+        depthwise = type(layer).__name__ == "DepthwiseConv2D"
+        kernel = kernel[..., 0] if depthwise else kernel  # (height, width, channels), or (..., in, out)
+        scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
+        error = np.round(kernel / np.where(scale > 0, scale, 1)) * scale - kernel
+        axes = tuple(range(error.ndim - (1 if depthwise else 2)))
+        error = error.sum(axis=axes)  # (channels,), or (in, out)
+        shift = error * mean if depthwise else mean @ error
+        layer.set_weights([layer.get_weights()[0], bias - shift])
+    return copy
 
 
 def _flat_graph(model):
