@@ -123,6 +123,7 @@ def prediction(speed: dict, exports: dict | None) -> str:
     )
     if exports:
         columns |= {"one_image_ms_one_core": "one image, ms, one core", "cold_start_s_one_core": "cold start, s, one core"}
+        shipped = f"{exports['preset']} preset"
         names = {"Keras": shipped, "Keras, folded": f"{shipped}, folded", "ONNX": f"{shipped}, ONNX"}
         for row in exports["rows"]:
             if row["form"] not in names:  # they are in the section about the exports
