@@ -1,5 +1,6 @@
 """What goes up: only listed files of one complete run, without links and tokens, from any kind of installation."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -364,7 +365,8 @@ def test_exports_and_figures_go_up_with_their_own_weights_and_architecture(run, 
     left_out = ["litert/other.tflite", "onnx/model_other.onnx", "figures/slots.svg"]
     assert re.findall(r"(\S+) is left out", said) == left_out
     assert not (staged.folder / "figures" / "architecture.png").exists()
-    model = modeling_eanet.build_eanet(modeling_eanet.EANetConfig.preset("small", id2label=["a", "b"]))
+    config = modeling_eanet.EANetConfig.from_json_file(ROOT / "config.json")
+    model = modeling_eanet.build_eanet(dataclasses.replace(config, id2label=["a", "b"]))
     save_pretrained_keras(model, tmp_path / "same", saved_model=False)
     assert staging.same_architecture(tmp_path / "same", ROOT) and not staging.same_architecture(run, ROOT)
 
