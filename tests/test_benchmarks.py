@@ -96,7 +96,8 @@ def test_one_table_has_every_prediction_time():
     assert all(table.count(column) == 1 for column in columns) and "cold start" not in readme.render().split(table)[1]
     rows = {row["form"]: row for row in results("exports")["rows"]}
     assert f"| {rows['ONNX']['one_image_ms']:.2f} | {rows['ONNX']['cold_start_s']:.3f} |" in table
-    assert f"| {results('predict_speed')['cold_start_s']:.2f} | {rows['Keras']['one_image_ms']:.2f} |" in table
+    assert f"| {rows['Keras']['one_image_ms']:.2f} | {rows['Keras']['cold_start_s']:.2f} |" in table
+    assert f"| {results('predict_speed')['cold_start_s']:.2f} |" in table
 
 
 def test_readme_leaves_out_other_weights_and_missing_results(tmp_path):
@@ -222,6 +223,7 @@ def test_every_contender_trains(monkeypatch):
 
 
 def test_the_shipped_forms_are_timed_alike():
+    pytest.importorskip("ai_edge_litert")
     found = exports.forms()
     assert list(found)[:3] == ["Keras", "Keras, folded", "ONNX"]
     images = np.zeros((1, 32, 32, 3), np.uint8)

@@ -95,12 +95,15 @@ def test_a_damaged_or_foreign_litert_file_is_one_line(damage, exported, tmp_path
 def test_a_missing_litert_file_says_how_to_make_one(tiny_folder, tmp_path):
     with pytest.raises(UserError, match=f"`python -m eanet.export --format litert {tiny_folder}`"):
         find_litert(str(tiny_folder))
+    pytest.importorskip("ai_edge_litert")
     with pytest.raises(UserError, match="no.tflite: no such file"):
         LitertModel(tmp_path / "no.tflite")
 
 
 @pytest.mark.parametrize("package", ["ai_edge_litert", "ai_edge_quantizer"])
 def test_a_missing_package_is_named(package, colour_model, split, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_quantizer")
     for name in [name for name in sys.modules if name.startswith(package)] + [package]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UserError, match=rf"{package}[\w.]* is not installed; `pip install ai-edge-litert"):

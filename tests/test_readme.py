@@ -20,7 +20,7 @@ from isolated import installed
 import eanet.data
 from eanet.hub.card import card_regions
 from eanet.hub.card_facts import collect_facts
-from eanet.run_dir import recipe_of, training_runs
+from eanet.run_dir import lineage, recipe_of
 from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES, add_saved_model, save_pretrained_keras
 from modeling_eanet import CIFAR100_LABELS, PRESETS, EANetConfig, build_eanet, from_pretrained_keras
 
@@ -208,7 +208,7 @@ def test_train_fine_tune_resume_and_push(hub, tree, tmp_path, run_here):
 def test_shipped_commands_give_the_recorded_recipes():
     from training_runs import train_config
 
-    records = training_runs(RESULTS["training"])
+    records = lineage(RESULTS["training"])  # the teacher's run too
     assert SHIPPED.splitlines() == [record["command"] for record in records]
     for record in records:
         python, program, *words = shlex.split(record["command"])
