@@ -37,7 +37,8 @@ class EpochRunner:
         steps = functools.partial(_steps, model, teacher, batches.class_weights)
         self._train = jax.jit(steps, donate_argnums=0)
         self._norms = jax.jit(functools.partial(_batch_statistics, model))
-        self._arrays, self._teacher = arrays, [v.value for v in teacher.variables] if teacher else []
+        taught = [*teacher.trainable_variables, *teacher.non_trainable_variables] if teacher else []
+        self._arrays, self._teacher = arrays, [v.value for v in taught]
 
     def train(self, epoch: int, cutmix: float) -> tuple[float, float]:
         """Train for one epoch and return the means of loss and accuracy over its batches."""
@@ -51,7 +52,7 @@ class EpochRunner:
         return loss, accuracy
 
     def recalibrate_batch_norm(self, epoch: int, count: int) -> None:
-        """Do what `eanet.trainer.recalibrate_batch_norm` does."""
+        """Do what `eanet.trainer.recalibrate_batch_norm` does, after `reseed_dropout`."""
         draws = {key: value[:count] for key, value in self._draws(epoch, 0.0).items()}
         state = [[v.value for v in each] for each in (self.model.trainable_variables, self.model.non_trainable_variables)]
         for variable, value in zip(_moving(self.model), self._norms(state, self._arrays, draws), strict=True):
@@ -103,15 +104,19 @@ def _batch_statistics(model, state, arrays, draws):
     places = [names.index(variable.path) for variable in _moving(model)]
     momenta = [norm.momentum for norm in norms]
 
-    def step(sums, draw):
+    trainable, fixed = state
+
+    def step(carry, draw):
+        sums, fixed = carry  # with the state of the dropouts
         x, _ = augment(jnp, *arrays, draw)
-        _, fixed = model.stateless_call(*state, x.astype("float32"), training=True)
-        return [total + fixed[place] for total, place in zip(sums, places, strict=True)], None
+        _, fixed = model.stateless_call(trainable, fixed, x.astype("float32"), training=True)
+        return ([total + fixed[place] for total, place in zip(sums, places, strict=True)], fixed), None
 
     try:
         for norm in norms:
             norm.momentum = 0.0  # the moving statistics become those of the batch
-        sums, _ = jax.lax.scan(step, [jnp.zeros_like(variable.value) for variable in _moving(model)], draws)
+        zeros = [jnp.zeros_like(variable.value) for variable in _moving(model)]
+        (sums, _), _ = jax.lax.scan(step, (zeros, fixed), draws)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

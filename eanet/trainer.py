@@ -303,6 +303,7 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         if validation:
             with ema_weights(model):
                 if not config.freeze:
+                    reseed_dropout(model, config.seed, epoch)
                     recalibrate(epoch, EPOCH_NORM_BATCHES)
                 measures = {"loss": np.nan, "accuracy": np.nan}
                 with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
