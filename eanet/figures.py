@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from eanet.cli import atomic_path, write_json
+from eanet.train_config import cutmix_epochs
 
 RECORD = "figures.json"
 # Figures are transparent. These have a contrast of 4.3:1 on white and on #0b0f19, the most that is possible on both.
@@ -141,8 +142,7 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
     if recipe.get("teacher"):
         caption += " The training loss is that of distillation."
     if recipe.get("cutmix"):
-        planned = recipe.get("epochs", len(epochs))
-        stops = len(epochs) > planned - max(1, planned // 10)  # as in eanet.trainer.train_epoch
+        stops = len(epochs) > cutmix_epochs(recipe.get("epochs", len(epochs)))
         more = "; they improve suddenly when CutMix stops, near the end." if stops else ", half of them mixed by CutMix."
         caption += " Training values are for augmented images" + more
     named = (("training", "accuracy"), ("validation", "val_accuracy"))

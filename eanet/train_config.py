@@ -44,6 +44,11 @@ def default_ema(steps: int) -> float:
     return min(0.998, max(0.0, 1 - 20 / steps))
 
 
+def cutmix_epochs(epochs: int) -> int:
+    """Return how many epochs of a run have CutMix: all but the last tenth, at least one."""
+    return epochs - max(1, epochs // 10)
+
+
 _RULES = (
     ("epochs stop_after batch_size image_size", lambda v: v is None or _is_int(v, 1), "must be an integer, at least 1"),
     ("seed", lambda v: _is_int(v, 0, 2**32), "must be an integer from 0 to 4294967295"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import shlex
 import sys
@@ -11,7 +10,7 @@ import time
 
 import numpy as np
 
-from eanet.cli import UserError, duration, is_temporary, write_json
+from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
@@ -34,7 +33,7 @@ from eanet.run_dir import (
 )
 from eanet.run_lock import one_process
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
-from eanet.train_config import TrainConfig, default_ema
+from eanet.train_config import TrainConfig, cutmix_epochs, default_ema
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
@@ -66,8 +65,6 @@ def train(config: TrainConfig) -> dict:
     training, validation = split_validation(run.dataset, config.validation_split, config.seed)
     model, batches = _build(run, training)
     config.output.mkdir(parents=True, exist_ok=True)
-    for leftover in filter(is_temporary, config.output.iterdir()):  # of a run that was killed while writing
-        leftover.unlink()
     write_json(config.output / SETTINGS_FILE, run.settings)
     if run.dataset.left_out:
         write_json(config.output / LEFT_OUT_FILE, run.dataset.left_out)
@@ -135,7 +132,7 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teache
     """
     reseed_dropout(model, config.seed, epoch)
     # The last epochs see unmixed images, as prediction does.
-    cutmix = config.cutmix if epoch < config.epochs - max(1, config.epochs // 10) else 0.0
+    cutmix = config.cutmix if epoch < cutmix_epochs(config.epochs) else 0.0
     start = time.perf_counter()
     if runner:
         loss, accuracy = runner.train(epoch, cutmix)
@@ -182,14 +179,20 @@ def ema_momentum(config: TrainConfig, steps: int) -> float:
     return default_ema(steps) if config.ema is None else config.ema
 
 
-def recalibrate_batch_norm(model, batches: Batches, epoch: int, count: int) -> None:
-    """Set every batch norm's statistics to their mean over the first `count` batches of `epoch`, for the current weights."""
+def recalibrate_batch_norm(model, batches: Batches, epoch: int, count: int, runner=None) -> None:
+    """Set every batch norm's statistics to their mean over the first `count` batches of `epoch`, for the current weights.
+
+    `runner` is as for `train_epoch`.
+    """
     import keras
 
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
         return
     reseed_dropout(model, batches.seed, epoch)  # dropout is active here
+    if runner:
+        runner.recalibrate_batch_norm(epoch, count)
+        return
     momenta = [norm.momentum for norm in norms]
     try:
         for done, (x, _) in enumerate(itertools.islice(batches.epoch(epoch), count)):
@@ -296,15 +299,13 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         teacher = load_teacher(run.teacher, config.teacher, model.config)
         _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
     runner = _epoch_runner(model, batches, teacher)
-    recalibrate = runner.recalibrate_batch_norm if runner else functools.partial(recalibrate_batch_norm, model, batches)
     for epoch in range(start_epoch, end):
         start = time.perf_counter()
         row = train_epoch(model, batches, epoch, config, teacher, runner)
         if validation:
             with ema_weights(model):
                 if not config.freeze:
-                    reseed_dropout(model, config.seed, epoch)
-                    recalibrate(epoch, EPOCH_NORM_BATCHES)
+                    recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES, runner)
                 measures = {"loss": np.nan, "accuracy": np.nan}
                 with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
                     measures = evaluate(model, validation)

@@ -16,7 +16,7 @@ from eanet.folding import deployment_form
 from eanet.fused_layers import with_fused_layers
 from eanet.jax_epoch import EpochRunner, runs_whole_epochs
 from eanet.train_config import TrainConfig
-from eanet.trainer import compile_model, recalibrate_batch_norm, reseed_dropout, train_epoch
+from eanet.trainer import compile_model, recalibrate_batch_norm, train_epoch
 from modeling_eanet import EANetConfig, build_eanet
 
 rng = np.random.default_rng(0)
@@ -38,8 +38,7 @@ for taught in (False, True):
         assert not runs_whole_epochs(model, batches)  # on a CPU
         runner = EpochRunner(model, batches, teacher) if whole else None
         rows = [train_epoch(model, batches, epoch, options, teacher, runner) for epoch in range(2)]
-        reseed_dropout(model, 0, 2)
-        runner.recalibrate_batch_norm(2, 3) if whole else recalibrate_batch_norm(model, batches, 2, 3)
+        recalibrate_batch_norm(model, batches, 2, 3, runner)
         state = [np.asarray(v) for v in (*model.variables, *model.optimizer.variables) if "seed" not in v.path]
         results.append([np.array([[row["loss"], row["accuracy"]] for row in rows]), *state])
     worst[str(taught)] = max(float(abs(a - b).max()) for a, b in zip(*results, strict=True))
