@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import warnings
 import zipfile
@@ -28,6 +29,18 @@ INSTALL, INSTALL_KERAS = "`pip install ai-edge-litert ai-edge-quantizer`", "`pip
 METADATA, LABELS = "eanet.json", "labels.txt"
 BATCH = 50
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # the rest, the double normalisation too, stays in float
+
+# Of an image classifier; no control flow, and none whose result has a size of its own choice. A file from a stranger with
+# others, or with more work than this for an image, is refused.
+OPERATORS = frozenset(
+    """
+    ABS ADD AVERAGE_POOL_2D CAST CONCATENATION CONV_2D DEPTHWISE_CONV_2D DEPTH_TO_SPACE DEQUANTIZE DIV ELU EXP
+    FULLY_CONNECTED GELU HARD_SWISH LEAKY_RELU LOG LOGISTIC LOG_SOFTMAX MAXIMUM MAX_POOL_2D MEAN MINIMUM MUL NEG PAD PADV2
+    POW QUANTIZE REDUCE_MAX RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 RESHAPE RSQRT SHAPE SLICE SOFTMAX SPACE_TO_DEPTH SPLIT SQRT
+    SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM TANH TRANSPOSE
+    """.split()
+)
+MAX_MEMORY, MAX_MACS = 10**9, 5 * 10**10  # bytes of all tensors; multiplications with weights
 
 
 def export_litert(model, path, config=None) -> None:
@@ -216,13 +229,36 @@ class LitertModel:
         try:
             with native_stderr_silenced():  # it prints which delegate it uses
                 self._interpreter = interpreter.Interpreter(model_content=content, num_threads=threads or None)
+                self._check_operators()
                 self._interpreter.allocate_tensors()
+            self._check_work()
             (self._input,), (self._output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        except UserError:
+            raise
         except (ValueError, RuntimeError) as error:
             raise UserError(f"{path}: not a readable LiteRT model ({first_line(error)})") from None
         side, found = self.config.image_size, [list(part["shape"][1:]) for part in (self._input, self._output)]
         if found != [[side, side, 3], [self.config.num_classes]]:
             raise UserError(f"{path}: its graph does not fit its metadata ({found}); export it again")
+
+    def _check_operators(self) -> None:
+        if other := {node["op_name"] for node in self._interpreter._get_ops_details()} - OPERATORS:
+            raise UserError(f"{self._path}: its graph has the operator {min(other)}, as no export of an EANet has")
+
+    def _check_work(self) -> None:
+        """Refuse a graph that would take long for an image, before it computes anything."""
+        tensors = {tensor["index"]: tensor for tensor in self._interpreter.get_tensor_details()}
+        size = {i: math.prod(map(int, tensor["shape"])) for i, tensor in tensors.items()}
+        macs = 0
+        for node in self._interpreter._get_ops_details():
+            if node["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+                kernel, result = node["inputs"][1], node["outputs"][0]
+                channels = int(tensors[kernel]["shape"][3 if node["op_name"].startswith("DEPTH") else 0])
+                macs += size[result] * size[kernel] // max(1, channels)
+        memory = sum(size[i] * np.dtype(tensor["dtype"]).itemsize for i, tensor in tensors.items())
+        if memory > MAX_MEMORY or macs > MAX_MACS:
+            found = f"{memory / 1e9:,.1f} GB and {macs / 1e9:,.0f} billion multiplications"
+            raise UserError(f"{self._path}: one image takes {found}, as with no export of an EANet")
 
     def predict_on_batch(self, images) -> np.ndarray:
         """Return the class probabilities of a batch.

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, atomic_path, first_line, printable, require
+from eanet.cli import UserError, atomic_path, printable, require
 from eanet.export.agreement import MAX_DIFFERENCE, check_agreement, check_images
 from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.export.onnx_graph import INPUT, PROBABILITIES, onnx_graph
+from eanet.export.onnx_limits import MAX_SECONDS, OUT_OF_MEMORY, bound_memory, check_graph, explain, time_limit
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
@@ -89,22 +90,31 @@ class OnnxModel:
 
     Raises:
         UserError: onnxruntime is missing, or `path` is missing, not an ONNX model, or not written by `export_onnx`.
+            A file from a stranger is refused if it does more than an export, or takes too long (`eanet.export.onnx_limits`).
     """
 
     def __init__(self, path, threads: int = 0):
         onnxruntime = require("onnxruntime", "`pip install onnxruntime`")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file; `python -m eanet.export` writes it")
+        avoid = check_graph(path, INPUT)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.intra_op_num_threads, options.log_severity_level = threads, 4  # 4: errors are raised, not printed
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        options.add_session_config_entry("session.use_env_allocators", str(int(bound_memory())))
         try:
             source = str(path) if str(path).isprintable() else Path(path).read_bytes()  # it takes only paths in UTF-8
-            provider = {"providers": ["CPUExecutionProvider"], "enable_fallback": 0}  # falling back prints
-            self.session = onnxruntime.InferenceSession(source, options, **provider)
+            provider = {
+                "providers": ["CPUExecutionProvider"],
+                "enable_fallback": 0,
+                "disabled_optimizers": avoid,
+            }  # falling back prints
+            with time_limit(MAX_SECONDS, lambda: options.set_load_cancellation_flag(True)):
+                self.session = onnxruntime.InferenceSession(source, options, **provider)
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise UserError(f"{path}: not a readable ONNX model ({first_line(error)})") from None
+            raise UserError(f"{path}: not a readable ONNX model ({explain(error)})") from None
         self.config, self.checksum = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
-        self._path, side = path, self.config.image_size
+        self._path, self._tried, side = path, False, self.config.image_size
         shapes = {value.name: value.shape[1:] for value in (*self.session.get_inputs(), *self.session.get_outputs())}
         expected = {INPUT: [side, side, 3], PROBABILITIES: [self.config.num_classes]}
         if {name: shapes.get(name) for name in expected} != expected or len(self.session.get_inputs()) != 1:
@@ -122,10 +132,26 @@ class OnnxModel:
         Raises:
             UserError: the graph fails; it is damaged.
         """
+        images = np.asarray(images, np.float32)
         try:
-            return self.session.run([PROBABILITIES], {INPUT: np.asarray(images, np.float32)})[0]
+            if self._tried:
+                return self.session.run([PROBABILITIES], {INPUT: images})[0]
+            return self._try(images)
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise UserError(f"{self._path}: cannot be run ({first_line(error)})") from None
+            if OUT_OF_MEMORY in str(error) and len(images) > 1:
+                half = len(images) // 2
+                return np.concatenate([self.predict_on_batch(part) for part in (images[:half], images[half:])])
+            raise UserError(f"{self._path}: cannot be run ({explain(error)})") from None
+
+    def _try(self, images) -> np.ndarray:
+        """Run the first batch, which has to end in time: nothing in a graph takes longer with other images."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        with time_limit(MAX_SECONDS * max(1, len(images)), lambda: setattr(options, "terminate", True)):
+            found = self.session.run([PROBABILITIES], {INPUT: images}, options)[0]
+        self._tried = True
+        return found
 
 
 def find_onnx(name: str) -> Path:
