@@ -17,6 +17,7 @@ import numpy as np
 from eanet.cli import printable, read_json, temporary_folder
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
+from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, UserError, build_eanet, first_line, from_pretrained_keras
 
 KERAS_FILES = (CONFIG_FILE, "metadata.json", WEIGHTS_FILE)
@@ -86,12 +87,13 @@ def add_saved_model(directory) -> None:
     """Write the SavedModel next to the Keras files of `directory`, from their weights.
 
     Raises:
-        UserError: no model in `directory`, a damaged one, or TensorFlow or tf_keras is missing.
+        UserError: no model in `directory`, a damaged one, a process that trains there, or TensorFlow or tf_keras is missing.
         OSError: the folder cannot be written.
     """
     if not Path(directory).is_dir():
         raise UserError(f"{directory}: no such folder")
-    save_pretrained_keras(from_pretrained_keras(directory), directory, saved_model=True)
+    with lock_run(directory, "exporting"):
+        save_pretrained_keras(from_pretrained_keras(directory), directory, saved_model=True)
 
 
 def can_write_saved_model() -> bool:

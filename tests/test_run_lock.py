@@ -12,7 +12,10 @@ from conftest import ROOT
 
 from eanet import cli
 from eanet.cli import UserError, temporary_folder
-from eanet.run_lock import LOCK_FILE, one_process
+from eanet.export.__main__ import main as export
+from eanet.hub.staging import check_run
+from eanet.run_lock import LOCK_FILE, lock_run, one_process
+from eanet.saving import add_saved_model
 
 HOLD = """
 import sys, time
@@ -56,6 +59,24 @@ def test_a_folder_is_trained_by_one_process_at_a_time_until_it_is_killed(holder,
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert names(run) == [LOCK_FILE] and list(run.output.iterdir()) == []
+
+
+@pytest.mark.parametrize("use", [add_saved_model, check_run, lambda run: export([str(run)])], ids=["export", "push", "onnx"])
+def test_a_run_that_is_trained_is_neither_exported_nor_pushed(use, holder, tmp_path):
+    with pytest.raises(UserError, match=f"run: process {holder.pid} on .* is training there; wait until it ends"):
+        use(tmp_path / "run")
+    holder.kill()
+    holder.wait()
+    check_run(tmp_path / "run")
+
+
+def test_a_link_in_place_of_the_lock_is_not_written_through(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "victim")
+    with lock_run(tmp_path / "run", "training"):
+        check_run(tmp_path / "run")
+    assert (tmp_path / "victim").read_text() == "mine"
 
 
 def test_a_folder_in_which_nothing_was_written_goes_and_others_stay(tmp_path):

@@ -16,12 +16,14 @@ Needs `pip install onnx onnxruntime`, and for LiteRT `pip install ai-edge-litert
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 from eanet.cli import UserError, check_backend, quiet_tensorflow, require, run
 from eanet.export.formats import DATA_FORMATS, FORMATS, INSTALL_KERAS, export_all
+from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
 
 ROOT = Path(os.path.abspath(__file__)).parents[2]  # holds a model unless eanet is installed as a package
@@ -59,13 +61,18 @@ def parse_args(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Parse the arguments and write the files."""
     args = parse_args(argv)
+    formats = tuple(FORMATS) if args.format == "all" else (args.format,)
+    with lock_run(args.model, "exporting") if Path(args.model).is_dir() else contextlib.nullcontext():
+        left_out = _export(args, formats)
+    if left_out:
+        raise UserError(left_out[0] if len(formats) == 1 else f"{len(left_out)} of {len(formats)} formats were not written")
+
+
+def _export(args, formats: tuple[str, ...]) -> list[str]:
     quiet_tensorflow()
     check_backend()
     require("keras", INSTALL_KERAS)
-    formats = tuple(FORMATS) if args.format == "all" else (args.format,)
-    left_out = export_all(from_pretrained_keras(args.model), args.model, formats, output=args.output, data=args.data)
-    if left_out:
-        raise UserError(left_out[0] if len(formats) == 1 else f"{len(left_out)} of {len(formats)} formats were not written")
+    return export_all(from_pretrained_keras(args.model), args.model, formats, output=args.output, data=args.data)
 
 
 if __name__ == "__main__":

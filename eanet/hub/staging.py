@@ -26,6 +26,7 @@ from eanet.hub.records import read_record
 from eanet.hub.samples import publish_samples
 from eanet.hub.tokens import check_file, check_no_token
 from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
+from eanet.run_lock import check_idle
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
 CARD = "README.md"
@@ -117,9 +118,10 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
 
 
 def check_run(run: Path) -> None:
-    """Raise UserError if there is no folder `run`."""
+    """Raise UserError if there is no folder `run`, or a process trains in it."""
     if not run.is_dir():
         raise UserError(f"{run}: no such folder")
+    check_idle(run)
 
 
 def check_no_link(root: Path, name: str, cached: bool = False) -> None:
