@@ -38,6 +38,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/reading.py` | what three loaders read of people's folders, tables and archives |
 | `python benchmarks/fine_tuning.py` | training on a few hundred images of one's own, with default settings |
 | `python benchmarks/large_sets.py` | decoding speed, and memory of training, with 200,000 images |
+| `python benchmarks/scaling.py` | prediction and training on several cores and processes |
 | `python benchmarks/endpoint.py` | an Inference Endpoint under load, and its most expensive requests |
 | `python benchmarks/robustness.py` | more than 10,000 hostile and damaged inputs |
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
@@ -298,6 +299,37 @@ def large_sets(found: dict) -> str:
     return "\n\n".join(["## Large sets of images", table(columns, found["rows"]), caption])
 
 
+def several(found: dict) -> str:
+    """Return the section about several cores and processes; parts that were not measured are left out."""
+    parts = ["## Several cores and processes"]
+    if job := found.get("prediction"):
+        columns = {"program": "program", "threads": "threads", "processes": "processes", "images_per_second": "images/s"}
+        columns |= {"times_one_thread": "times one thread", "times_plain": "times the plain loop"}
+        mb, least, agree = job["peak_memory_mb"], job["peak_memory_mb_part"], f"{100 * job['same_answers']:.2f}%"
+        parts += [
+            table(columns, found["rows"]),
+            f"JPEGs of 300 to 1,500 pixels, medians of {job['rounds']} rounds of {job['images_per_round']:,} images, "
+            f"start-up included. The plain loop is Pillow and onnxruntime in one process per core; {agree} of its labels are "
+            f"the same. {job['num_images']:,} images take {duration(job['seconds'])}; peak memory is {mb:,.0f} MB, and "
+            f"{least:,.0f} MB for a round. Killed {job['kills']} times at random moments and resumed: "
+            f"{job['rows_after_kills']:,} rows, one per image.",
+        ]
+    if job := found.get("ray"):
+        parts.append(
+            f"`python -m eanet.predict_many` on Ray Data, {job['workers']} workers, {job['images']:,} of these images: "
+            f"{job['ray_images_per_second']:,.0f} images/s with its start, {job['ray_times_inference']:.2f} times "
+            f"inference.py's {job['inference_images_per_second']:,.0f}."
+        )
+    if job := found.get("training"):
+        columns = {"case": "training", "images_per_second": "images/s", "times_one_core": "times one core"}
+        parts.append(table(columns, job["processes"]))
+        columns = {"host": "on paper, from arithmetic: host", "network": "network", "hosts": "hosts"}
+        columns |= {"megabytes_per_host_and_step": "MB per host and step", "communication_ms": "communication, ms"}
+        columns |= {"compute_ms": "computation, ms", "images_per_second": "images/s", "shards_per_host": "shards per host"}
+        parts.append(table(columns, job["on_paper"]))
+    return "\n\n".join([*parts, measured(found)])
+
+
 def robustness(found: dict) -> str:
     """Return the section about hostile inputs; the table by kind of input is in robustness.md."""
     total = found["rows"][-1]
@@ -360,6 +392,7 @@ SECTIONS = {
     "reading": reading,
     "fine_tuning": fine_tuning,
     "large_sets": large_sets,
+    "scaling": several,
     "endpoint": endpoint,
     "robustness": robustness,
 }

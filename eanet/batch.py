@@ -1,51 +1,71 @@
-"""Classify many files: find them, predict in batches, write the results as text, JSON or CSV."""
+"""Classify many files on all cores: load a model, predict in batches, write the results to a stream or a file."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import importlib.util
 import io
-import json
+import itertools
 import os
-import stat
 import sys
+import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from eanet.cli import UserError, check_backend, printable, quiet_tensorflow
-from eanet.images import image_suffixes, is_hidden, load_image
+from eanet.cli import UserError, check_backend, printable, quiet_tensorflow, uninterrupted
+from eanet.image_files import LIST, STDIN, find_images
+from eanet.images import load_image
+from eanet.machine import available_cores
 from eanet.predict import fitting_batch, predict_batch, top_predictions
+from eanet.result_files import ResultFile
+from eanet.results import FORMATS, Result
 
-STDIN = "-"
 RUNTIMES = ("keras", "onnx", "litert")
 SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MAX_STDIN_BYTES = 2**27
+MANY = 1000  # images: from here on, starting a faster runtime than the usual one is worth a line
 
 
-class Result(NamedTuple):
-    """The predictions for one file, or why it could not be read."""
+@dataclass(frozen=True)
+class Job:
+    """What to classify, and how.
 
-    path: str
-    predictions: list[dict]
-    error: str | None = None
+    Attributes:
+        paths: files, folders, lists or "-", as `find_images` takes them.
+        model: model folder, Hub repo id, .onnx or .tflite file.
+        runtime: one of `RUNTIMES`; None for the one that the model's suffix names, or the model folder's ONNX file for
+            many images, or Keras.
+        top_k: labels per image; None for 5, or all if the model has fewer classes.
+        batch_size: images per batch, at least 1.
+        threads: None for one per core.
+        null: the paths in lists end with a null character.
+    """
+
+    paths: tuple[str, ...]
+    model: str
+    runtime: str | None = None
+    top_k: int | None = None
+    batch_size: int = 64
+    threads: int | None = None
+    null: bool = False
 
 
-def classify_to(out, paths, *, model_name, runtime=None, top_k=None, output_format="text", batch_size=64) -> tuple[int, int]:
+def classify_to(out, job: Job, output_format: str = "text") -> tuple[int, int]:
     """Classify files and folders, and write the results to a text stream as they come.
 
-    Unreadable files get one line each on standard error. A closed pipe behind `out` ends the work silently.
+    Unreadable files get one line each on standard error. A closed pipe behind `out` ends the work silently. After Ctrl-C
+    the output is completed.
 
     Args:
         out: the stream, usually `sys.stdout`.
-        paths: files, folders, or "-" for standard input.
-        model_name: model folder, Hub repo id, .onnx or .tflite file.
-        runtime: one of `RUNTIMES`; None for the one that the name's suffix tells, or Keras.
-        top_k: labels per image; None for 5, or all if the model has fewer classes.
+        job: what to classify.
         output_format: one of `FORMATS`.
-        batch_size: images per batch, at least 1.
 
     Returns:
         The number of files that were classified, and of those that could not be read.
@@ -58,75 +78,160 @@ def classify_to(out, paths, *, model_name, runtime=None, top_k=None, output_form
         raise UserError("standard output is closed")
     if hasattr(out, "reconfigure"):  # file names are written as the bytes they are
         out.reconfigure(encoding="utf-8", errors="surrogateescape")
-    files = find_images(paths)
-    model = load_model(model_name, runtime)
-    classes = model.config.num_classes
-    if top_k is not None and top_k > classes:
-        raise UserError(f"top_k {top_k}: the model has only {classes} classes")
-    unreadable, program = 0, Path(sys.argv[0]).name
-
-    def readable(results):
-        nonlocal unreadable
-        for result in results:
-            if result.error is None:
-                yield result
-            else:
-                unreadable += 1
-                reason = f"cannot be read as an image ({printable(result.error)})"
-                print(f"{program}: {printable(result.path)}: {reason}", file=sys.stderr)
-
+    files, total = _files(job)
+    model, _, top_k = _model(job, total)
+    count = unreadable = 0
     try:
-        FORMATS[output_format](readable(classify_files(model, files, top_k or min(5, classes), batch_size)), out)
-        out.flush()
+        with _progress(job, total) as bar, contextlib.closing(_batches(model, files, top_k, job)) as batches:
+            writer = FORMATS[output_format](out)
+            try:
+                for results in batches:
+                    bar.clear()  # results may go to the same terminal
+                    with uninterrupted():
+                        for path, _, error in results:
+                            if error is not None:
+                                _say(f"{printable(path)}: cannot be read as an image ({printable(error)})")
+                                unreadable += 1
+                        writer.write([result for result in results if result.error is None])
+                    count += len(results)
+                    bar.update(len(results))
+            except KeyboardInterrupt:
+                writer.close()
+                raise
+        writer.close()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or Python flushes, and fails, again at exit
         if isinstance(error, BrokenPipeError):  # the reader, for example `head`, has seen enough
-            return len(files), 0
+            return count, 0
         raise
-    return len(files) - unreadable, unreadable
+    return count - unreadable, unreadable
 
 
-def find_images(paths) -> list[str]:
-    """Return the image files behind `paths`, searching folders recursively, without hidden files, in order of name.
+def classify_into(path, job: Job, resume: bool = False) -> tuple[int, int]:
+    """Classify files and folders, and write one row per image, readable or not, to a file.
 
-    Files and folders without read permission are included: reading them gives the reason.
+    Args:
+        path: the file, see `eanet.result_files.ResultFile`.
+        job: what to classify.
+        resume: go on with the file if it exists: images that have a row are skipped.
+
+    Returns:
+        The number of rows of images that were classified, and of those that could not be read.
 
     Raises:
-        UserError: a path does not exist, a folder has no images, or "-" is given twice.
+        UserError: as `classify_to`, or the file exists, was begun with other settings, or cannot be written.
     """
-    if paths.count(STDIN) > 1:
-        raise UserError("-: standard input holds one image; give - only once")
-    files: list[str] = []
-    for path in paths:
+    with ResultFile(path, resume) as output:
+        files, total = _files(job)
+        model, runtime, top_k = _model(job, None)
+        output.begin(_settings(model, runtime, top_k, job.model))
+        if output.rows:
+            _say(f"{path} has {_counted(output)} already")
         try:
-            is_folder = path != STDIN and stat.S_ISDIR(os.stat(path).st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UserError(f"{path}: no such file or folder") from None
-        except OSError:
-            is_folder = False
-        found = _images_in(path) if is_folder else [path]
-        if not found:
-            raise UserError(f"{path}: no images in this folder")
-        files += found
-    return files
+            files = output.without_row(files)
+            with (
+                _progress(job, total, output.rows) as bar,
+                contextlib.closing(_batches(model, files, top_k, job)) as batches,
+            ):
+                for results in batches:
+                    with uninterrupted():
+                        output.write(results)
+                    bar.update(len(results))
+            output.finish()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"stopped after {_counted(output)}; the same command with --resume goes on") from None
+        _say(f"{path}: {_counted(output)}")
+        return output.rows - output.errors, output.errors
 
 
-def _images_in(folder) -> list[str]:
-    found: list[Path] = []
-    denied: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=denied.append):
-        folders[:] = [name for name in folders if not is_hidden(name)]
-        visible = (Path(parent, name) for name in names if not is_hidden(name))
-        found += [path for path in visible if path.suffix.lower() in image_suffixes()]
-    return [str(path) for path in sorted(found + [Path(error.filename) for error in denied])]
+def _counted(output: ResultFile) -> str:
+    errors = f", {output.errors:,} of them unreadable" if output.errors else ""
+    return f"{output.rows:,} image{'s' * (output.rows != 1)}{errors}"
 
 
-def load_model(name: str, runtime: str | None = None):
+def _say(text: str) -> None:
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
+
+
+def _settings(model, runtime: str, top_k: int, name: str) -> dict:
+    """Return what decides on results: two jobs of the same settings may write to the same file."""
+    from eanet.saving import model_checksum
+
+    config = model.config
+    return {
+        "model": getattr(model, "checksum", None) or model_checksum(model),
+        "file": Path(name).name if os.path.isfile(name) else None,
+        "runtime": runtime,
+        "top_k": top_k,
+        "image_size": config.image_size,
+        "resize": config.resize,
+        "interpolation": config.interpolation,
+    }
+
+
+# Files and progress ---------------------------------------------------------------------------------------------------
+
+
+def _files(job: Job) -> tuple[Iterator[str], int | None]:
+    """Return the files, and their number, or None if there are `MANY` or it cannot be known."""
+    files = find_images(job.paths, job.null)
+    first = list(itertools.islice(files, MANY))
+    return itertools.chain(first, files), len(first) if len(first) < MANY else None
+
+
+@contextlib.contextmanager
+def _progress(job: Job, total: int | None, done: int = 0):
+    """Show a bar on a terminal: images, rate, and the time left when all files are counted, which a thread does."""
+    from tqdm import tqdm
+
+    def count():
+        with contextlib.suppress(UserError):  # whoever classifies the files gets it too
+            bar.total = sum(1 for _ in find_images(job.paths, job.null))
+
+    with tqdm(total=total, initial=done, unit=" images", unit_scale=False, disable=None, leave=False) as bar:
+        if total is None and not bar.disable and LIST + STDIN not in job.paths:
+            threading.Thread(target=count, daemon=True).start()
+        yield bar
+
+
+# Model ----------------------------------------------------------------------------------------------------------------
+
+
+def _model(job: Job, total: int | None):
+    """Return the model, its runtime, and the number of labels per image; `total` is None for many images."""
+    threads = job.threads or available_cores()
+    runtime = job.runtime or SUFFIXES.get(os.path.splitext(job.model)[1].lower())
+    if runtime is None and total is None and _has_own_onnx(job.model):
+        runtime = "onnx"
+        _say(f"using the model's ONNX file (threads: {threads}); --runtime keras uses Keras")
+    several = total is None or total > job.batch_size
+    model = load_model(job.model, runtime, threads=1 if several and runtime == "onnx" else threads)
+    classes = model.config.num_classes
+    if job.top_k is not None and job.top_k > classes:
+        raise UserError(f"top_k {job.top_k}: the model has only {classes} classes")
+    return model, runtime or "keras", job.top_k or min(5, classes)
+
+
+def _has_own_onnx(name: str) -> bool:
+    """Return whether a model folder has an ONNX file of the same weights as its Keras files, and a runtime for it."""
+    if not os.path.isdir(name) or importlib.util.find_spec("onnxruntime") is None:
+        return False
+    from eanet.export.onnx import OnnxModel, find_onnx
+    from eanet.saving import stored_checksum
+
+    with contextlib.suppress(UserError):
+        exported = OnnxModel(find_onnx(name), threads=1).checksum
+        return importlib.util.find_spec("keras") is None or exported == stored_checksum(name)
+    return False
+
+
+def load_model(name: str, runtime: str | None = None, threads: int = 0):
     """Load a model for one of the `RUNTIMES`, importing only what that runtime needs.
 
     Args:
         name: model folder, Hub repo id, .onnx or .tflite file.
         runtime: one of `RUNTIMES`; None for the one that the name's suffix tells, or Keras.
+        threads: of ONNX and LiteRT, for one batch; 0 for their own choice.
 
     Returns:
         A `keras.Model`, `OnnxModel` or `LitertModel`; all have `predict_on_batch` and `config`.
@@ -138,11 +243,11 @@ def load_model(name: str, runtime: str | None = None):
     if runtime == "litert":
         from eanet.export.litert import LitertModel, find_litert
 
-        return LitertModel(find_litert(name))
+        return LitertModel(find_litert(name), threads)
     if runtime == "onnx":
         from eanet.export.onnx import OnnxModel, find_onnx
 
-        return _compared(OnnxModel(find_onnx(name)), name)
+        return _compared(OnnxModel(find_onnx(name), threads), name)
     from modeling_eanet import from_pretrained_keras
 
     quiet_tensorflow()
@@ -167,87 +272,105 @@ def _compared(model, name: str):
     return model
 
 
-def classify_files(model, files: list[str], top_k: int = 5, batch_size: int = 64) -> Iterator[Result]:
-    """Classify files, holding one batch of images in memory at a time.
+# Prediction -----------------------------------------------------------------------------------------------------------
+
+
+def classify_files(
+    model, files: Iterable[str], top_k: int = 5, batch_size: int = 64, threads: int | None = None
+) -> Iterator[Result]:
+    """Classify files, holding a few batches of images in memory at a time.
 
     Args:
         model: of `load_model`.
         files: image files, or "-" for standard input.
         top_k: labels per image, 1 to num_classes.
         batch_size: images per batch, at least 1.
+        threads: None for one per core. They decode images; with an `OnnxModel` each also predicts, a batch at a time.
 
     Yields:
         One `Result` per file, in order.
     """
-    from tqdm import tqdm
-
-    batch_size = min(fitting_batch(batch_size, model.config), len(files))
-    with tqdm(total=len(files), unit=" images", disable=None, leave=False) as bar:
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            results = _classify_batch(model, batch, top_k, batch_size, eager=len(batch) == len(files))
-            bar.clear()  # results may go to the same terminal
-            yield from results
-            bar.update(len(batch))
+    for results in classify_batches(model, files, top_k, batch_size, threads):
+        yield from results
 
 
-def _classify_batch(model, files, top_k, batch_size, eager) -> list[Result]:
-    loaded = [_load(file, model.config) for file in files]
-    images = [image for image in loaded if not isinstance(image, str)]
+def classify_batches(
+    model, files: Iterable[str], top_k: int = 5, batch_size: int = 64, threads: int | None = None
+) -> Generator[list[Result], None, None]:
+    """Yield the results of `classify_files` as lists, one per batch."""
+    files, threads = iter(files), threads or available_cores()
+    batch_size = fitting_batch(batch_size, model.config)
+    first = list(itertools.islice(files, batch_size + 1))
+    eager, batch_size = len(first) <= batch_size, min(batch_size, len(first))
+    # Standard input is read here: Ctrl-C does not end a thread that waits for it.
+    named = ((file, _read_stdin() if file == STDIN else file) for file in itertools.chain(first, files))
+
+    def load(named):
+        file, source = named
+        return file, _load(source, model.config)
+
+    def classify(loaded):
+        return _predicted(model, list(loaded), top_k, batch_size, eager)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # load_image changes the filters, which threads would restore out of order
+        if getattr(model, "thread_safe", False):
+            yield from _ordered(lambda batch: classify(map(load, batch)), _batched(named, batch_size), threads, 2 * threads)
+        else:
+            yield from map(classify, _batched(_ordered(load, named, threads, batch_size), batch_size))
+
+
+def _batches(model, files, top_k: int, job: Job) -> Generator[list[Result], None, None]:
+    return classify_batches(model, files, top_k, job.batch_size, job.threads)
+
+
+def _batched(items: Iterator, size: int) -> Iterator[list]:
+    return iter(lambda: list(itertools.islice(items, size)), [])
+
+
+def _ordered(function, items: Iterable, threads: int, ahead: int) -> Iterator:
+    """Yield `function(item)` for each item, in order; threads compute up to `ahead` of them before they are asked for."""
+    pending: deque = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _predicted(model, loaded: list, top_k: int, batch_size: int, eager: bool) -> list[Result]:
+    images = [image for _, image in loaded if not isinstance(image, str)]
     predictions: Iterator[list[dict]] = iter(())
     if images:
         probabilities = predict_batch(model, np.stack(images), batch_size, eager=eager)
         predictions = iter(top_predictions(probabilities, model.config, top_k))
-    return [
-        Result(file, [], image) if isinstance(image, str) else Result(file, next(predictions))
-        for file, image in zip(files, loaded, strict=True)
-    ]
+    return [Result(file, [], image) if isinstance(image, str) else Result(file, next(predictions)) for file, image in loaded]
 
 
-def _load(name, config):
+def _load(source, config):
     """Return the image as an array, or the reason why it cannot be read."""
     try:
-        return load_image(_read_stdin() if name == STDIN else name, config)
+        if isinstance(source, OSError):
+            raise source
+        return load_image(source, config)
     except (OSError, ValueError, MemoryError) as error:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _read_stdin() -> io.BytesIO:
+def _read_stdin() -> io.BytesIO | OSError:
     if sys.stdin is None:
-        raise OSError("standard input is closed")
-    content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+        return OSError("standard input is closed")
+    try:
+        content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    except OSError as error:
+        return error
     if not content:
-        raise OSError("standard input is empty")
+        return OSError("standard input is empty")
     if len(content) > MAX_STDIN_BYTES:
-        raise OSError(f"too large: more than {MAX_STDIN_BYTES:,} bytes on standard input")
+        return OSError(f"too large: more than {MAX_STDIN_BYTES:,} bytes on standard input")
     return io.BytesIO(content)
-
-
-def write_text(results: Iterable[Result], out) -> None:
-    """Write a small table per image; control characters in names and labels are escaped."""
-    for path, predictions, _ in results:
-        rows = [(printable(p["label"]), 100 * p["score"]) for p in predictions]
-        width = max(16, *(len(label) for label, _ in rows))
-        out.write(f"{printable(path)}\n")
-        out.writelines(f"  {label:<{width}} {percent:5.1f}%\n" for label, percent in rows)
-
-
-def write_json(results: Iterable[Result], out) -> None:
-    """Write a JSON list of {"image", "predictions"}, one image per line, as the results come."""
-    separator = "["
-    for path, predictions, _ in results:
-        out.write(f"{separator}\n{json.dumps({'image': path, 'predictions': predictions})}")
-        separator = ","
-    out.write("[]\n" if separator == "[" else "\n]\n")
-
-
-def write_csv(results: Iterable[Result], out) -> None:
-    """Write the columns image, rank, label and score, one row per prediction."""
-    # Quote all text: with minimal quoting, Python before 3.13 leaves a carriage return unquoted.
-    writer = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(["image", "rank", "label", "score"])
-    for path, predictions, _ in results:
-        writer.writerows([path, rank, p["label"], p["score"]] for rank, p in enumerate(predictions, 1))
-
-
-FORMATS = {"text": write_text, "json": write_json, "csv": write_csv}

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -36,7 +37,7 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
     Args:
         main: callable that takes `argv` and returns an exit status or None.
         argv: arguments; None for those of the command line.
-        interrupted: what Ctrl-C prints, for example how to go on.
+        interrupted: what Ctrl-C prints, for example how to go on, unless the `KeyboardInterrupt` has a message.
 
     Returns:
         The exit status: that of `main`; 2 (or the error's own `exit_status`) after a `UserError` or an `OSError`; 130 after
@@ -51,9 +52,33 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
             traceback.print_exc()
         print(f"{program}: error: {printable(masked(' '.join(str(error).split())))}", file=sys.stderr)
         return getattr(error, "exit_status", 2)
-    except KeyboardInterrupt:
-        print(f"\n{program}: {interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{program}: {printable(str(stop)) or interrupted}", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def uninterrupted():
+    """Hold Ctrl-C back until the block ends, so that what it writes is complete; a second Ctrl-C gets through."""
+    held = False
+
+    def hold(*_):
+        nonlocal held
+        if held:
+            raise KeyboardInterrupt
+        held = True
+
+    try:
+        before = signal.signal(signal.SIGINT, hold)
+    except ValueError:  # not the main thread, which is the one that gets it
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def require(package: str, hint: str):

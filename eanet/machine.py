@@ -46,6 +46,14 @@ def hardware() -> str:
     return f"{processor}, {os.cpu_count()} CPU cores"
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
+
+
 def keep_freed_memory() -> None:
     """Stop glibc from returning freed tensors to the kernel, which would clear their pages again at every step.
 

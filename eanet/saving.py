@@ -7,6 +7,7 @@ import importlib.util
 import json
 import mmap
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -136,6 +137,26 @@ def model_checksum(model, config=None) -> str:
 def checksum_matches(model, recorded: str | None, config=None) -> bool:
     """Return whether `recorded` is the checksum of `model`, in this form or the older one, which hashed all settings."""
     return recorded == model_checksum(model, config) or recorded in _checksums(model, config)
+
+
+def stored_checksum(folder) -> str | None:
+    """Return the `model_checksum` of the model in a folder, without importing Keras; None if its files cannot be read."""
+    import h5py
+
+    names: dict[str, int] = {}
+    try:
+        content = read_json(Path(folder) / CONFIG_FILE)
+        checksum = zlib.crc32(json.dumps(list(content["id2label"].values())).encode())
+        with h5py.File(Path(folder) / WEIGHTS_FILE, "r") as file:
+            for layer in content["config"]["layers"]:  # Keras numbers the layers of a class in this order
+                name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", layer["class_name"])).lower()
+                names[name] = names.get(name, -1) + 1
+                arrays = file.get(f"layers/{name}_{names[name]}/vars" if names[name] else f"layers/{name}/vars", {})
+                for i in range(len(arrays)):
+                    checksum = zlib.crc32(np.ascontiguousarray(arrays[str(i)][()], np.float32).tobytes(), checksum)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return f"{checksum:08x}"
 
 
 def warn_if_foreign(model, folder) -> bool:

@@ -6,10 +6,12 @@ import re
 import shlex
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, run_main, write_official
+from PIL import Image
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -27,6 +29,8 @@ import predict_speed
 import reading
 import readme
 import robustness
+import scaling
+import scaling_prediction
 import train_speed
 
 from eanet import saving
@@ -36,7 +40,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
 PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, large_sets, predict_speed, reading, readme]
-PROGRAMS += [endpoint, robustness, train_speed]
+PROGRAMS += [endpoint, robustness, scaling, train_speed]
 
 
 def results(name):
@@ -137,6 +141,30 @@ def test_sections_of_runs_on_ones_own_images(tmp_path):
     (tmp_path / "large_sets.json").write_text(json.dumps({"rows": rows, "peak_memory_gb": 2.0, **facts, **made}))
     text = readme.render(tmp_path)
     assert "| digits | 1,437 | 900 | 32 | 98.61 | 360 | 3.3 min |" in text and "peak memory 2.00 GB" in text
+
+
+def test_the_section_on_several_cores_shows_the_parts_there_are(tmp_path):
+    row = {
+        "program": "plain",
+        "threads": 1,
+        "processes": 2,
+        "images_per_second": 210.4,
+        "times_one_thread": 1.9,
+        "times_plain": 1.0,
+    }
+    job = {"rounds": 5, "images_per_round": 2000, "same_answers": 1.0, "num_images": 20_000, "seconds": 100.0, "kills": 10}
+    job |= {"peak_memory_mb": 150.2, "peak_memory_mb_part": 148.0, "rows_after_kills": 20_000}
+    found = {"rows": [row], "prediction": job, "command": "c", "hardware": "h", "date": "d", "versions": {}}
+    text = readme.several(found)
+    assert "| plain | 1 | 2 | 210 | 1.90 | 1.00 |" in text and "Ray" not in text
+    assert "peak memory is 150 MB, and 148 MB for a round" in text and "20,000 rows, one per image" in text
+
+
+def test_generated_jpegs_differ_and_have_the_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling_prediction, "KINDS", 2)
+    paths = scaling_prediction.write_images(tmp_path, 4)
+    assert len({Path(path).read_bytes() for path in paths}) == 4
+    assert all(300 <= side <= 1500 for path in paths for side in Image.open(path).size)
 
 
 def test_results_are_of_the_shipped_weights():

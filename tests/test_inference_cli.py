@@ -29,8 +29,9 @@ from PIL import Image
 
 import inference
 import modeling_eanet
-from eanet import batch
+from eanet.image_files import find_images
 from eanet.predict import classify
+from eanet.results import Result, TextWriter
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def start(*args, **options):
 
 
 def found(*paths):
-    return batch.find_images([str(path) for path in paths])
+    return list(find_images([str(path) for path in paths]))
 
 
 def test_folders_are_searched_recursively_in_order_of_name(tmp_path):
@@ -125,7 +126,7 @@ def test_text_is_a_table_per_image(mean_colour, tmp_path, capsys):
 
 def test_text_escapes_and_aligns_odd_labels(capsys):
     labels = ["a label of more than sixteen letters", "short", "new\nline", "\x1b[31mred"]
-    batch.write_text([batch.Result("x.png", [{"label": label, "score": 0.25} for label in labels])], sys.stdout)
+    TextWriter(sys.stdout).write([Result("x.png", [{"label": label, "score": 0.25} for label in labels])])
     lines = capsys.readouterr().out.split("\n")
     assert lines[3].startswith("  new\\nline ") and lines[4].startswith("  \\x1b[31mred ") and lines[5:] == [""]
     assert len({row.index("25.0%") for row in lines[1:5]}) == 1
@@ -214,7 +215,7 @@ def test_progress_and_results_on_one_terminal_do_not_mix(mean_colour, tmp_path, 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_closed_pipe_ends_quietly(tmp_path):
     path = paint(tmp_path / "red.png")
-    process = start(*[path] * 2000, "--top-k", 3, stdout=subprocess.PIPE)
+    process = start(*[path] * 2000, "--top-k", 3, "--runtime", "keras", stdout=subprocess.PIPE)
     assert process.stdout.readline() == f"{path}\n"
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -328,7 +329,7 @@ def test_no_permission_gets_one_line(mean_colour, tmp_path, monkeypatch, capsys,
 # --------------------------------------------------------------------------------------------------------- many files
 
 
-def test_many_images_take_one_batch_of_memory_and_one_trace(colour_folder, most_alive, tmp_path, monkeypatch, capsys):
+def test_many_images_take_two_batches_of_memory_and_one_trace(colour_folder, most_alive, tmp_path, monkeypatch, capsys):
     x, y = colour_images(300, seed=7)
     for i, image in enumerate(x):
         Image.fromarray(image).save(tmp_path / f"{i:03}.png", compress_level=1)
@@ -351,7 +352,7 @@ def test_many_images_take_one_batch_of_memory_and_one_trace(colour_folder, most_
     assert [r["predictions"][0]["label"] for r in results] == [LABELS[y[i]] for i in rest]
     assert batches == [(64, 32, 32, 3)] * 5
     assert len(traces) == 1
-    assert most_alive() == 64
+    assert 64 < most_alive() <= 2 * 64 + 1  # the next batch is decoded while the model runs
 
 
 def test_scores_do_not_depend_on_the_batch_size(colour_folder, tmp_path, capsys):

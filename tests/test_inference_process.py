@@ -27,6 +27,20 @@ USAGE_ERRORS = {
     "top-k -1": (["red.png", "--top-k", "-1"], "argument --top-k: '-1' is not"),
     "top-k not a number": (["red.png", "--top-k", "many"], "argument --top-k: 'many' is not"),
     "batch-size 0": (["red.png", "--batch-size", "0"], "argument --batch-size: '0' is not"),
+    "threads 0": (["red.png", "--threads", "0"], "argument --threads: '0' is not"),
+    "missing list": (["@nowhere.txt"], "@nowhere.txt: no such file"),
+    "empty list": (["@empty.txt"], "@empty.txt: no paths in this list"),
+    "list of another kind": (["@list.txt", "-0"], "@list.txt: not a list of paths that end with null characters"),
+    "null characters without a list": (["red.png", "-0"], "argument -0/--null: goes with a list"),
+    "output of another format": (["red.png", "--output", "x.xls"], "x.xls: unknown format; the name must end with .csv"),
+    "output in no folder": (["red.png", "--output", "no/x.csv"], "no/x.csv: no such folder: no"),
+    "output is a folder": (["red.png", "--output", "folder.csv"], "folder.csv: exists, and is not a regular file"),
+    "output exists": (["red.png", "--output", "old.jsonl"], "old.jsonl: exists already; go on with it (--resume), or"),
+    "output with a format": (
+        ["red.png", "--output", "x.csv", "--format", "csv"],
+        "argument --format: is for standard output",
+    ),
+    "resume without output": (["red.png", "--resume"], "argument --resume: goes with --output"),
     "unknown format": (["red.png", "--format", "xml"], "xml"),
     "nothing": ([], "PATH"),
     "model name": (["red.png", "--model", "nowhere"], "nowhere: not a local folder"),
@@ -44,7 +58,10 @@ def usage_errors(tmp_path_factory):
     """Status, output, error and heavy modules imported for all USAGE_ERRORS, from one process."""
     folder = tmp_path_factory.mktemp("usage")
     paint(folder / "red.png")
-    (folder / "empty").mkdir()
+    for name in ("empty", "folder.csv"):
+        (folder / name).mkdir()
+    for name, content in (("empty.txt", "\n\n"), ("list.txt", "red.png\n" * 10_000), ("old.jsonl", "{}\n")):
+        (folder / name).write_text(content)
     (folder / "texts").mkdir()
     (folder / "texts" / "config.json").write_text("{")
     code = f"""

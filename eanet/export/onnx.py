@@ -87,11 +87,14 @@ class OnnxModel:
         session: the `onnxruntime.InferenceSession`, for the other outputs (`features`, `attention_0`, …).
         config: the model's EANetConfig.
         checksum: `model_checksum` of the model it was exported from.
+        thread_safe: several threads may predict at the same time.
 
     Raises:
         UserError: onnxruntime is missing, or `path` is missing, not an ONNX model, or not written by `export_onnx`.
             A file from a stranger is refused if it does more than an export, or takes too long (`eanet.export.onnx_limits`).
     """
+
+    thread_safe = True
 
     def __init__(self, path, threads: int = 0):
         onnxruntime = require("onnxruntime", "`pip install onnxruntime`")
