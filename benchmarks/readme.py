@@ -309,8 +309,8 @@ def several(found: dict) -> str:
         parts += [
             table(columns, found["rows"]),
             f"JPEGs of 300 to 1,500 pixels, medians of {job['rounds']} rounds of {job['images_per_round']:,} images, "
-            f"start-up included. The plain loop is Pillow and onnxruntime in one process per core; {agree} of its labels are "
-            f"the same. {job['num_images']:,} images take {duration(job['seconds'])}; peak memory is {mb:,.0f} MB, and "
+            f"start-up included. The plain loop is Pillow and onnxruntime in one process per core; {agree} of its labels "
+            f"are the same. {job['num_images']:,} images take {duration(job['seconds'])}; peak memory is {mb:,.0f} MB, and "
             f"{least:,.0f} MB for a round. Killed {job['kills']} times at random moments and resumed: "
             f"{job['rows_after_kills']:,} rows, one per image.",
         ]

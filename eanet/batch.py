@@ -185,7 +185,7 @@ def _progress(job: Job, total: int | None, done: int = 0):
     from tqdm import tqdm
 
     def count():
-        with contextlib.suppress(UserError):  # whoever classifies the files gets it too
+        with contextlib.suppress(UserError, OSError):  # whoever classifies the files gets it too
             bar.total = sum(1 for _ in find_images(job.paths, job.null))
 
     with tqdm(total=total, initial=done, unit=" images", unit_scale=False, disable=None, leave=False) as bar:
