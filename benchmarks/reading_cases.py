@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import tarfile
@@ -103,12 +104,17 @@ def layouts(root: Path) -> Iterator[Case]:
         "prefixed splits": {"flowers_train": 10, "flowers_val": 3, "flowers_test": 2},
         "suffixed splits": {"train-flowers": 10, "valid-flowers": 3, "test-flowers": 2},
         "Roboflow": {"train": 10, "valid": 3, "test": 2},
+        "numbered splits": {"1_train": 10, "2_val": 3, "3_test": 2},
+        "years": {"train2017": 10, "val2017": 3, "test2017": 2},
     }.items():
         for split, count in splits.items():
             classes(root / name / split, count)
         if name == "Roboflow":
             text(root / name / "README.roboflow.txt")
         yield Case(name, root / name, holds(20, 6, 4, left_out=name == "Roboflow"), ", ".join(splits))
+    path = classes(root / "trainval" / "trainval", 10).parent
+    classes(path / "holdout", 2)
+    yield Case("trainval", path, holds(20, None, 4), "trainval, holdout")
     path = root / "splits in classes"
     for split, count in (("train", 10), ("test", 2)):
         for name in COLOURS:
@@ -140,6 +146,10 @@ def layouts(root: Path) -> Iterator[Case]:
     path = classes(root / "unlabelled test" / "train", 10).parent
     mixed(path / "test", 3)
     yield Case("unlabelled test", path, holds(20, left_out=3), "test images without classes")
+    for i in range(10):
+        save(root / "YOLO" / "train" / "images" / f"{i}.jpg", label(i), i)
+        text(root / "YOLO" / "train" / "labels" / f"{i}.txt", "0 0.5 0.5 0.2 0.2\n")
+    yield Case("YOLO", root / "YOLO", "not classes", "images and labels, for detection")
     mixed(root / "masks" / "images", 10), mixed(root / "masks" / "masks", 10)
     yield Case("masks", root / "masks", "not classes", "images and masks, for segmentation")
 
@@ -186,6 +196,7 @@ def tables(root: Path) -> Iterator[Case]:
         "no suffix.csv": rows(lambda i: f"{i},{label(i)}", header="id,breed\n"),
         "semicolons.csv": rows(lambda i: f"{image(i)};{label(i)}\r", header="\ufefffile;label\r\n"),
         "UTF-16.csv": rows(lambda i: f"{image(i)}\t{label(i)}", header="file\tlabel\n"),
+        "UTF-16 without mark.csv": rows(lambda i: f"{image(i)},{label(i)}", header="file,label\n"),
         "Windows.csv": rows(lambda i: f"C:\\Users\\me\\img\\{i}.jpg,{label(i)}", header="path,label\n"),
         "absolute.csv": rows(lambda i: f"/home/me/{image(i)},{label(i)}", header="path,label\n"),
         "addresses.csv": rows(lambda i: f"https://example.org/{image(i)}?raw=1,{label(i)}", header="url,label\n"),
@@ -200,8 +211,45 @@ def tables(root: Path) -> Iterator[Case]:
     }
     for name, table in forms.items():
         path = root / name
-        mixed(path / "img", 20), text(path / name, table, "utf-16" if name == "UTF-16.csv" else "utf-8")
+        encodings = {"UTF-16.csv": "utf-16", "UTF-16 without mark.csv": "utf-16-le"}
+        mixed(path / "img", 20), text(path / name, table, encodings.get(name, "utf-8"))
         yield Case(name, path, "label_column" if name == "which.csv" else holds(20), repr(table.splitlines()[0])[1:-1][:60])
+
+
+def more_tables(root: Path) -> Iterator[Case]:
+    """Yield numbers with names elsewhere, a compressed table, COCO's annotations, and tables that cannot be read."""
+    header, line = "file,label\n", "img/{0}.jpg,{1}".format
+    numbers = rows(lambda i: line(i, int(label(i) == "green")), header=header)
+    names = {"classes.txt": "red\ngreen\n", "label_map.json": '{"0": "red", "1": "green"}'}
+    for name, content in names.items():
+        path = root / name
+        mixed(path / "img", 20), text(path / "labels.csv", numbers), text(path / name, content)
+        yield Case(name, path, holds(20), f"labels.csv with numbers, and {name}")
+    path = root / "compressed"
+    mixed(path / "img", 20)
+    (path / "labels.csv.gz").write_bytes(gzip.compress(rows(lambda i: line(i, label(i)), header=header).encode(), mtime=0))
+    yield Case("compressed", path, holds(20), "labels.csv.gz")
+    for split, count in (("train", 10), ("valid", 4)):
+        notes = [{"id": i, "image_id": i, "category_id": i % 2 + 1, "bbox": [0, 0, 9, 9]} for i in range(count)]
+        coco = {
+            "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(count)],
+            "annotations": [*notes, {"id": 99, "image_id": 0, "category_id": 2}],  # the first image has both
+            "categories": [{"id": 0, "name": "all"}, {"id": 1, "name": "red"}, {"id": 2, "name": "green"}],
+        }
+        mixed(root / "COCO" / split, count), text(root / "COCO" / split / "_annotations.coco.json", json.dumps(coco))
+    yield Case(
+        "COCO", root / "COCO", holds(9, 3, left_out=2), "Roboflow: _annotations.coco.json, one image with two classes"
+    )
+    several = rows(lambda i: json.dumps({"file_name": f"img/{i}.jpg", "label": ["red", "green"]}))
+    pixels = rows(lambda i: f"{i % 2},{'0 ' * 48},Training", header="emotion,pixels,Usage\n")
+    spreadsheet = "labels.xlsx"
+    for name, content, word in (
+        ("several.jsonl", several, "several"),
+        ("FER2013.csv", pixels, "pixels"),
+        (spreadsheet, "PK", "a spreadsheet"),
+    ):
+        mixed(root / name / "img", 20), text(root / name / name, content)
+        yield Case(name, root / name, word, "not read, and why")
 
 
 def splits_in_tables(root: Path) -> Iterator[Case]:
@@ -282,6 +330,24 @@ def archives(root: Path) -> Iterator[Case]:
     path = zipped(root / "images", root / "zip and table" / "images.zip").parent
     text(path / "labels.csv", table)
     yield Case("zip and table", path, holds(20), "images.zip and labels.csv")
+    for name, label_of in (
+        ("cls", lambda i: str(i % 2)), ("json", lambda i: json.dumps({"label": label(i), "width": 16})), ("txt", label)
+    ):  # fmt: skip
+        for shard, start, count in (("train-000000", 0, 10), ("train-000001", 10, 10), ("val-000000", 20, 6)):
+            folder = mixed(root / "samples" / name / shard, count, first=start)
+            for i in range(start, start + count):
+                text(folder / f"{i}.{name}", label_of(i))
+            path = root / f"WebDataset {name}" / f"{shard}.tar"
+            path.parent.mkdir(exist_ok=True)
+            with tarfile.open(path, "w") as tar:
+                for file in sorted(folder.iterdir()):
+                    tar.add(file, file.name)
+        found = "01" if name == "cls" else COLOURS
+        yield Case(
+            f"WebDataset {name}", root / f"WebDataset {name}", holds(20, 6, classes=found), f"shards of .jpg and .{name}"
+        )
+    text(root / "rar" / "set.rar", "Rar!"), text(root / "rar" / "notes.txt")
+    yield Case("rar", root / "rar", "a rar archive", "not read, and why")
     path = zipped(root / "images", root / "zipped table.zip", "images/{}".format, {"labels.csv": table})
     yield Case("zipped table", path, holds(20), "a zip with images and labels.csv")
 
@@ -291,8 +357,8 @@ def build(root: Path) -> list[tuple[str, Case]]:
     groups = {
         "class folders": layouts,
         "files": contents,
-        "tables": tables,
+        "tables": lambda root: itertools.chain(tables(root), more_tables(root / "more")),
         "splits": splits_in_tables,
         "archives": archives,
     }
-    return [(name, case) for name, group in groups.items() for case in group(root / group.__name__)]
+    return [(name, case) for name, group in groups.items() for case in group(root / name)]

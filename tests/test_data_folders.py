@@ -343,3 +343,12 @@ def test_oversized_image(forty):
 def test_imbalance_is_described(tmp_path):
     draw(tmp_path, *(f"cat/{i}.png" for i in range(7)), "dog/0.png", "dog/1.png")
     assert "unbalanced, from 2 images (dog) to 7 (cat)" in describe(load(tmp_path))
+
+
+def test_images_of_two_splits_are_counted(tmp_path):
+    draw(
+        tmp_path, *(f"train/{name}.png" for name in ("cat/0", "cat/1", "dog/0", "dog/1")), "test/cat/9.png", "test/dog/9.png"
+    )
+    assert describe(load(tmp_path)).splitlines()[1] == "images: 4 train, no validation split, 2 test"
+    shutil.copyfile(tmp_path / "train/cat/0.png", tmp_path / "test/cat/8.png")
+    assert "no validation split, 3 test (1 of them also in train)" in describe(load(tmp_path))

@@ -1,5 +1,6 @@
 """Images and labels listed in tables."""
 
+import gzip
 import json
 
 import pytest
@@ -223,6 +224,41 @@ def test_hint_about_a_table(tmp_path, name, content, message):
     draw(tmp_path, *FILES)
     (tmp_path / name).write_text(content)
     assert message in error_of(tmp_path)
+
+
+def test_a_column_without_a_name_has_a_number(tmp_path):
+    draw(tmp_path, *FILES)
+    (tmp_path / "list.txt").write_text("".join(f"{file} {i // 3} {i % 2 + 5}\n" for i, file in enumerate(FILES)))
+    assert "list.txt: which column is the class? It has 3 without names; give the number of one" in error_of(tmp_path)
+    assert load(tmp_path, label_column="2").labels == ("0", "1") and load(tmp_path, label_column="3").labels == ("5", "6")
+    assert "no table has a column of this name" in error_of(tmp_path, label_column="9")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "has 1 class"), (gzip.compress(bytes(2**25)), "expands to more than"), (b"\x1f\x8b" + bytes(20), "damaged (")],
+    ids=["empty", "bomb", "damaged"],
+)
+def test_a_compressed_table_that_cannot_be_used(content, message, tmp_path):
+    draw(tmp_path, *(f"img/{file}" for file in FILES))
+    (tmp_path / "labels.csv.gz").write_bytes(content)
+    assert message in error_of(tmp_path)
+
+
+def test_numbers_stay_where_no_file_names_all_of_them_or_the_model_has_them(tmp_path):
+    draw(tmp_path, *FILES)
+    (tmp_path / "labels.csv").write_text(lines([(file, i % 2 + 1) for i, file in enumerate(FILES)]))
+    assert load(tmp_path).labels == ("1", "2")
+    for content, labels in (
+        ("one\n", ("1", "2")),
+        ("1 a\n2 b\n", ("a", "b")),
+        ("a\na\n", ("1", "2")),
+        ("a\nb\n", ("a", "b")),
+    ):
+        (tmp_path / "classes.txt").write_text(content)
+        dataset = load(tmp_path)
+        assert dataset.labels == labels and (dataset.train.y == [0, 1, 0, 1, 0, 1]).all()
+    assert load(tmp_path, labels=("2", "1")).labels == ("2", "1") and load(tmp_path, labels=("b", "a")).labels == ("b", "a")
 
 
 def test_split_that_is_not_known_is_left_out(tmp_path):

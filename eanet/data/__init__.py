@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 from eanet.cli import UserError, printable
-from eanet.data.archives import ARCHIVE_SUFFIXES, is_archive, scan_archive
+from eanet.data.archives import ARCHIVE_SUFFIXES, expand_tables, is_archive, is_compressed_table, scan_archive
 from eanet.data.augmentation import Batches
 from eanet.data.build import build_dataset, resize_splits
 from eanet.data.cifar import download_cifar100, find_cifar, load_cifar
+from eanet.data.class_names import name_classes
 from eanet.data.files import (
     File,
     Folder,
@@ -24,6 +25,7 @@ from eanet.data.files import (
 )
 from eanet.data.folders import Listing, are_parts, list_class_folders, split_of
 from eanet.data.hub import find_saved, find_shards, is_repo_id, load_hub
+from eanet.data.pairs import list_pairs
 from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
 from eanet.data.storage import DiskImages
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
+OTHER_ARCHIVES = (".7z", ".rar", ".zst", ".tzst", ".lz4", ".lzma", ".cab", ".iso", ".dmg")
+SPREADSHEET = "a spreadsheet, which is not read; save it as a CSV file"
 MAX_ARCHIVES, MAX_NESTED = 1000, 3  # files of a folder that is searched for archives; archives in archives
 
 
@@ -116,7 +120,9 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         return load_hub(path, config, shards, **options)
     if found := find_cifar(tree):
         return resize_splits(load_cifar(path, *found), config)
+    expand_tables(tree)
     listing = _find_images(tree, str(path), left_out, options)
+    name_classes(listing, tree, left_out, options["labels"])
     strict, labels = options["strict"], options["labels"]
     return build_dataset(listing, str(path), name_of(path), config, left_out, strict=strict, labels=labels)
 
@@ -132,19 +138,30 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
         head = file.read(8)
     if not head:
         raise UserError(f"{path}: empty; truncated or damaged, download it again")
+    if path.suffix.lower() in SHEETS:
+        raise UserError(f"{path}: {SPREADSHEET}")
+    if is_compressed_table(path.name):
+        return _with_one_table(scan_folder(path.parent, left_out), path.name)
     if is_archive(path):
         return scan_archive(path, left_out)
     if head.startswith(b"PAR1") and "image" in dict(parquet_columns(str(path))).values():
         return Folder(files={path.name: File((path.name + ".parquet",), str(path))})
     if path.suffix.lower() in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
-        tree = scan_folder(path.parent, left_out)
-        tables = [name for name in tree.files if name != path.name and tree.files[name].suffix in TABLE_SUFFIXES]
-        for name in tables:
-            del tree.files[name]
-        return tree
+        return _with_one_table(scan_folder(path.parent, left_out), path.name)
     if path.suffix.lower() in image_suffixes():
         raise UserError(f"{path}: a single image; a data set is the folder with the class folders")
     raise UserError(f"{path}: no images: not a tarball or zip, nor a table or a Parquet file; is the download complete?")
+
+
+def _with_one_table(tree: Folder, name: str) -> Folder:
+    """Remove the other tables next to one."""
+    for other in [other for other, file in tree.files.items() if other != name and _is_table(file)]:
+        del tree.files[other]
+    return tree
+
+
+def _is_table(file: File) -> bool:
+    return file.suffix in TABLE_SUFFIXES or is_compressed_table(file.name)
 
 
 def _archives_in(tree: Folder) -> list[File]:
@@ -152,7 +169,7 @@ def _archives_in(tree: Folder) -> list[File]:
     files = tree.walk()
     if len(files) > MAX_ARCHIVES or any(map(looks_like_image, files)):
         return []
-    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES]
+    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and not is_compressed_table(file.name)]
     return [f for f in archives if callable(f.source) or is_archive(f.source) or is_lfs_pointer(f.source)]
 
 
@@ -195,6 +212,8 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> 
         tables = list_tables(tree, where, left_out, first_only=False, **columns)
         _refuse(tree, where, columns, left_out, tables.problem)
     named = any(columns.values())
+    if not named and (pairs := list_pairs(tree, left_out, certain=True)):
+        return pairs
     tables = list_tables(tree, where, left_out, first_only=not named, **columns)
     if tables.samples:
         return tables
@@ -215,6 +234,8 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> 
     tables = list_tables(tree, where, left_out, first_only=False, **columns)
     if tables.samples:
         return tables
+    if pairs := list_pairs(tree, left_out, certain=False):
+        return pairs
     left_out.entries = after
     if problem and not tables.problem:
         raise problem
@@ -239,7 +260,10 @@ def _refuse(tree: Folder, where: str, columns: dict, left_out: LeftOut, problem:
     if problem:
         raise UserError(f"{where}: {problem}")
     if sheets:
-        raise UserError(f"{where}: {sheets[0].path}: a spreadsheet, which is not read; save it as a CSV file")
+        raise UserError(f"{where}: {sheets[0].path}: {SPREADSHEET}")
+    if others := [file for file in files if file.suffix in OTHER_ARCHIVES]:
+        kind = others[0].suffix.removeprefix(".")
+        raise UserError(f"{where}: {others[0].path}: a {kind} archive, which is not read; unpack it, or make it a zip")
     first = f" (it holds {', '.join(file.path for file in files[:3])}{', ...' if len(files) > 3 else ''})" if files else ""
     if not files and left_out.entries:
         first = f" (left out: {left_out.entries[0]['path']}: {left_out.entries[0]['reason']})"

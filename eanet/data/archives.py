@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from eanet.cli import UserError, first_line, printable
-from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, Folder, LeftOut
+from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, File, Folder, LeftOut
 from eanet.images import is_hidden
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
@@ -40,6 +40,37 @@ def is_archive(path) -> bool:
     except OSError:
         return False
     return head.startswith((b"PK\3\4", b"PK\5\6", *_COMPRESSED, *_FOREIGN)) or head[257:262] == b"ustar"
+
+
+def is_compressed_table(name: str) -> bool:
+    """Return whether a file is a table that is compressed by itself, such as labels.csv.gz."""
+    return re.search(r"\.(csv|tsv|jsonl|ndjson|json)\.(gz|bz2|xz)$", name, re.I) is not None
+
+
+def expand_tables(folder: Folder) -> None:
+    """Put tables that are compressed by themselves into the tree as what is in them."""
+    for name, file in list(folder.files.items()):
+        if is_compressed_table(name):
+            del folder.files[name]
+            folder.files.setdefault(
+                stem := name.rpartition(".")[0], File((*folder.parts, stem), functools.partial(_expand, file))
+            )
+    for child in folder.folders.values():
+        expand_tables(child)
+
+
+def _expand(file: File) -> bytes:
+    content = file.read()
+    opener = next((opener for magic, opener in _COMPRESSED.items() if content.startswith(magic)), io.BufferedReader)
+    limit = min(MAX_MEMBER_BYTES, max(2**24, MAX_EXPANSION * len(content)))
+    try:
+        with opener(io.BytesIO(content)) as stream:
+            found = stream.read(limit + 1)
+    except Exception as error:  # every compression has its own
+        raise UserError(f"{file.path}: damaged ({first_line(error)}); download it again") from None
+    if len(found) > limit:
+        raise UserError(f"{file.path}: expands to more than {limit:,} bytes; unpack it if it is to be trusted")
+    return found
 
 
 class _Source:

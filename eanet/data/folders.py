@@ -13,13 +13,15 @@ from eanet.data.files import File, Folder, LeftOut, has_images, images_of, looks
 
 ORDER = ("train", "validation", "test")
 _WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "holdout", "hold-out", "hold_out"), "test"),
 }
-# "Training", "seg_train", "test_set", "val-images"; not "train_station".
+# "Training", "seg_train", "test_set", "val-images", "1_train", "val2017"; not "train_station".
 _SPLIT_NAME = re.compile(
-    rf"((seg|images?|imgs?|data)[ _-]?)?(?P<word>{'|'.join(_WORDS)})([ _-]?(set|split|data|folder|images?|imgs?))?", re.I
+    r"(\d+[ _.-]+)?((seg|images?|imgs?|data)[ _-]?)?"
+    rf"(?P<word>{'|'.join(_WORDS)})([ _-]?(set|split|data|folder|images?|imgs?))?([ _-]?\d{{1,4}})?",
+    re.I,
 )
 _WRAPPERS = {"images", "image", "imgs", "img", "data"}
 # Folders of a set for detection or segmentation, which are no classes.
@@ -163,7 +165,9 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
         _check(split, splits[split], classes, samples, listing, where)
         listing.samples[split] = samples
         used |= {file.parts for children in classes.values() for child in children for file in images_of(child)}
-    if listing.samples:
+    if not listing.samples:
+        _refuse_targets(root.folders, where)
+    else:
         unlabelled = [child.parts for child in listing.unlabelled.values()]
         for file in root.walk():
             if file.parts not in used:
@@ -234,16 +238,10 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
     """Raise UserError for an empty class, an empty split or an unknown class; note where the classes of train/ are."""
     filled = {sample.label for sample in samples}
     if split == "train":
+        _refuse_targets(classes, where)
         for name, children in classes.items():
             if name not in filled or not any(map(has_images, children)):
                 raise UserError(f"{where}/{children[0].path}: no images in it; add some, or remove it")
-        roles = {name.lower(): name for name in classes}
-        images, targets = sorted(_IMAGES & set(roles)), sorted(_TARGETS & set(roles))
-        if images and targets:
-            raise UserError(
-                f"{where}: {roles[images[0]]} and {roles[targets[0]]} are not classes but images and their {targets[0]}; "
-                "put the images of each class into a folder of its name, or list their classes in a table"
-            )
         listing.places = {name: children[0].path for name, children in classes.items()}
         listing.source = f"{folder.path}/ " if folder.parts else ""
     elif listing.places and (unknown := sorted(set(classes) - set(listing.places))):
@@ -252,6 +250,17 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
         raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/{hint}")
     elif not samples:
         raise UserError(f"{where}/{folder.path}: no images in it; add some, or remove it")
+
+
+def _refuse_targets(names, where: str) -> None:
+    """Raise UserError for the folders of a set for detection or segmentation."""
+    roles = {name.lower(): name for name in names}
+    images, targets = sorted(_IMAGES & set(roles)), sorted(_TARGETS & set(roles))
+    if images and targets:
+        raise UserError(
+            f"{where}: {roles[images[0]]} and {roles[targets[0]]} are not classes but images and their {targets[0]}; "
+            "put the images of each class into a folder of its name, or list their classes in a table"
+        )
 
 
 def _why_not(file: File, unlabelled: list[tuple[str, ...]]) -> str:

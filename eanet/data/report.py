@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
 from eanet.cli import printable
 from eanet.data.splits import Dataset, Split
 
+MOST_COMPARED = 10**9  # bytes of training images, up to which equal images in other splits are looked for
 IMBALANCED = 3  # largest class / smallest class that is worth a word
 
 
@@ -49,9 +51,26 @@ def _classes(dataset: Dataset) -> str:
 def _images(dataset: Dataset) -> str:
     parts = []
     for name in ("train", "validation", "test"):
-        size = _size(getattr(dataset, name))
-        parts.append(f"no {name} split" if size is None else f"{size:,} {name}")
+        split = getattr(dataset, name)
+        if split is None:
+            parts.append(f"no {name} split")
+            continue
+        repeated = 0 if name == "train" else _also_in_train(split, dataset.train)
+        parts.append(f"{len(split):,} {name}" + (f" ({repeated:,} of them also in train)" if repeated else ""))
     return "images: " + ", ".join(parts)
+
+
+def _also_in_train(split: Split, train: Split | None) -> int:
+    """Return how many images of a split are also training images; 0 where it would take long to see."""
+    if train is None or train.x.nbytes > MOST_COMPARED:
+        return 0
+    known = set(_digests(train.x))
+    return sum(digest in known for digest in _digests(split.x))
+
+
+def _digests(images) -> Iterator[int]:
+    for start in range(0, len(images), 256):
+        yield from (hash(image.tobytes()) for image in np.asarray(images[start : start + 256]))
 
 
 def _left_out(entries: list[dict[str, str]]) -> str:

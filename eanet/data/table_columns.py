@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from eanet.cli import printable
 from eanet.data.folders import split_of
-from eanet.data.table_files import Rows
+from eanet.data.table_files import SEVERAL, Rows
 
 FILE_COLUMNS = (
     "filename file image img path filepath imagepath imgpath imagename imgname imagefile imageid imageindex idcode id name "
@@ -20,7 +20,6 @@ LABEL_COLUMNS = (
 ).split()
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "dataset", "datasettype", "usage")
 HELD_OUT_COLUMNS = {"isvalid": "validation", "isval": "validation", "isvalidation": "validation", "istest": "test"}
-SEVERAL = "\0several"  # the label of a row with more than one class
 _MOST = 64  # columns that are looked at for file names
 
 
@@ -70,25 +69,26 @@ def choose_columns(rows: Rows, is_file: Callable[[str], bool], image_column=None
     Args:
         rows: the table.
         is_file: whether a cell means an image of the data set.
-        image_column: name of the column with the files; None to find it.
-        label_column: name of the column with the class; None to find it.
+        image_column: name of the column with the files, or its number from 1 on in a table without names; None to find it.
+        label_column: the same of the column with the class.
 
     Returns:
         The columns; why none is the class, in words; or None for a table that lists no images of this data set.
     """
     names, cells = [plain_name(name) for name in rows.header], list(zip(*rows.sample, strict=True))
+    header = rows.header if rows.named else [str(number) for number in range(1, len(rows.header) + 1)]
     for given in (image_column, label_column):
-        if given is not None and given not in rows.header:
+        if given is not None and given not in header:
             return None
     if not cells:
         return None
-    image = rows.header.index(image_column) if image_column is not None else _image_column(names, cells, is_file)
+    image = header.index(image_column) if image_column is not None else _image_column(names, cells, is_file)
     if image is None:
-        return None
+        return "its column pixels is no file name; save each image as a file" if "pixels" in names else None
     split, held_out = _split_column(names, cells, image)
     others = [i for i in range(len(names)) if i not in (image, split)]
     if label_column is not None:
-        labels: list[int] | str = [rows.header.index(label_column)]
+        labels: list[int] | str = [header.index(label_column)]
     else:
         labels = _label_columns(rows, names, cells, others)
     return labels if isinstance(labels, str) else Columns(image, labels, split, held_out, rows.header)
@@ -147,14 +147,15 @@ def _label_columns(rows: Rows, names: list[str], cells: list[tuple], others: lis
         return others
     if not others:
         return "it has no column with the class"
-    listed = _listed(rows.header, others) if rows.named else f"{len(others)} columns without names"
-    return f"which column is the class? It has {listed}; name one as label_column"
+    if not rows.named:
+        return f"which column is the class? It has {len(names)} without names; give the number of one as label_column"
+    return f"which column is the class? It has {_listed(rows.header, others)}; name one as label_column"
 
 
 def _repeats(rows: Rows, column: int) -> bool:
     """Return whether a column has the same few values again and again."""
     values = [row[column] for row in rows.rows() if row[column]]
-    return 0 < len(set(values)) <= max(1, len(values) / 2)
+    return 1 < len(set(values)) <= len(values) / 2
 
 
 def plain_name(name: str) -> str:

@@ -17,9 +17,11 @@ from eanet.images import LFS_HINT, LFS_PREFIX
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 # Files of these kinds may be a table, or something else that is no fault.
 OTHER_SUFFIXES = (".txt", ".lst", ".json", ".parquet")
+SEVERAL = "\0several"  # the label of a row with more than one class
 MAX_CELL = 2**20
 MAX_COLUMNS = 256
 TOO_WIDE = f"more than {MAX_COLUMNS} columns; if they are pixels, save each image as a file"
+MAX_ROWS = 5_000_000
 SAMPLE = 100  # rows by which columns are recognised
 PARQUET_HINT = "`pip install datasets` to read Parquet files"
 
@@ -84,9 +86,9 @@ def read_rows(file: File, where: str) -> Rows | str | None:
 
 
 def cell_text(value) -> str:
-    """Return a cell as text: NFC, 3.0 as "3", the only item of a list, and "" for what is no single value."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+    """Return a cell as text: NFC, 3.0 as "3", the only item of a list, `SEVERAL` for more, "" for what is no value."""
+    if isinstance(value, list) and value:
+        value = value[0] if len(value) == 1 else SEVERAL
     if value is None or isinstance(value, list | dict | bytes):
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -97,6 +99,8 @@ def cell_text(value) -> str:
 def _decode(content: bytes) -> tuple[str, bool]:
     """Return the text, and whether its encoding is known rather than that of a Windows machine somewhere."""
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    if encoding != "utf-16" and b"\0" in content[:2]:  # UTF-16 without its mark, as it begins with a letter
+        encoding = "utf-16-be" if content[:1] == b"\0" else "utf-16-le"
     try:
         return content.decode(encoding), True
     except UnicodeDecodeError:
@@ -150,6 +154,8 @@ def _read_list(file: File, text: str, certain: bool) -> Rows | None:
 
 def _rows(file: File, header: list[str], rows: Callable, count: int, certain: bool = True) -> Rows:
     """Return `Rows` of lists that may be shorter or longer than the header."""
+    if count > MAX_ROWS:
+        raise UserError(f"{file.path}: more than {MAX_ROWS:,} rows; divide it")
     width, step = len(header), max(1, count // SAMPLE)
 
     def padded() -> Iterator[list[str]]:
@@ -191,9 +197,30 @@ def _read_json(file: File, text: str) -> Rows | None:
         return None
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return _from_objects(file, value)
+    if isinstance(value, dict) and all(
+        isinstance(value.get(name), list) for name in ("images", "annotations", "categories")
+    ):
+        return _read_coco(file, value)
     if isinstance(value, dict) and value and all(map(looks_like_image_name, value)):
         return _rows(file, ["file", "label"], lambda: ([name, cell_text(v)] for name, v in value.items()), len(value))
     return None
+
+
+def _read_coco(file: File, value: dict) -> Rows | None:
+    """Read an object of COCO's form: the class of an image is that of all its annotations."""
+    try:
+        names = {category["id"]: category["name"] for category in value["categories"]}
+        labels: dict = {image["id"]: set() for image in value["images"]}
+        for note in value["annotations"]:
+            labels[note["image_id"]].add(names[note["category_id"]])
+        rows = [[cell_text(image["file_name"]), _only(labels[image["id"]])] for image in value["images"]]
+    except (KeyError, TypeError):
+        return None
+    return _rows(file, ["file", "label"], lambda: iter(rows), len(rows))
+
+
+def _only(labels: set) -> str:
+    return cell_text(next(iter(labels), "")) if len(labels) < 2 else SEVERAL
 
 
 def _read_parquet(file: File) -> Rows | None:

@@ -10,8 +10,8 @@ from eanet.cli import UserError, printable
 from eanet.data.decode import Sample
 from eanet.data.files import File, Folder, LeftOut, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
-from eanet.data.table_columns import SEVERAL, choose_columns
-from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, read_rows
+from eanet.data.table_columns import choose_columns
+from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, read_rows
 from eanet.data.table_index import FileIndex, split_of_path
 
 # These decide about the labels even where there are class folders; any other table only where there are none.
@@ -69,7 +69,9 @@ def list_tables(
         if file.parts not in used:
             reason = "no label: it is in no table" if may_be_image(file) else not_an_image(file)
             left_out.add(file.path, reason)
-    return Listing({split: samples[split] for split in ORDER if split in samples})
+    if not samples:
+        problem = f"{tables[0].file.path}: no row has one class; images with several are not read"
+    return Listing({split: samples[split] for split in ORDER if split in samples}, problem=problem)
 
 
 def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) -> None:
