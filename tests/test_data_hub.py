@@ -269,3 +269,13 @@ def test_saved_set_in_a_folder_and_its_arrow_files_alone(tmp_path):
         (arrow,) = (tmp_path / "outer" / "saved" / split).glob("*.arrow")
         arrow.rename(tmp_path / "arrow" / f"{split}.arrow")
     assert sizes(load(tmp_path / "arrow")) == (6, None, 2, 0)
+
+
+def test_a_small_parquet_file_that_declares_much_is_refused(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet, count = pytest.importorskip("pyarrow.parquet"), 150_000
+    path = tmp_path / "train.parquet"
+    parquet.write_table(arrow.table({"image": [png(0)] * count, "label": [0] * count}), path)
+    assert path.stat().st_size < 100_000
+    for data in (path, tmp_path):
+        assert "train.parquet: declares 150,000 rows in " in error_of(data)

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from eanet.cli import UserError, first_line, printable
-from eanet.data.files import MAX_DEPTH, MAX_TEXT_BYTES, File, Folder, LeftOut
+from eanet.data.files import MAX_DENSE_BYTES, MAX_DEPTH, MAX_EXPANSION, MAX_TEXT_BYTES, File, Folder, LeftOut
 from eanet.images import is_hidden
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
-# A compressed archive may expand to this, or 50 times its size: images hardly compress.
-MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**28, 50
+MAX_EXPANDED_BYTES = 2**28  # of a zip, unless it is as large as that suggests
 ENCRYPTED = "encrypted"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -62,7 +61,7 @@ def expand_tables(folder: Folder) -> None:
 def _expand(file: File) -> bytes:
     content = file.read()
     opener = next((opener for magic, opener in _COMPRESSED.items() if content.startswith(magic)), io.BufferedReader)
-    limit = min(MAX_MEMBER_BYTES, max(2**24, MAX_EXPANSION * len(content)))
+    limit = min(MAX_MEMBER_BYTES, max(MAX_DENSE_BYTES, MAX_EXPANSION * len(content)))
     try:
         with opener(io.BytesIO(content)) as stream:
             found = stream.read(limit + 1)
@@ -183,6 +182,8 @@ def _scan_zip(source: _Source, members: _Members) -> None:
         problem = ENCRYPTED if info.flag_bits & 1 else ""
         if stat.S_ISLNK(info.external_attr >> 16):
             problem = "a link"
+        if info.file_size > max(MAX_DENSE_BYTES, MAX_EXPANSION * info.compress_size):
+            problem = f"expands to more than {MAX_EXPANSION} times its size"
         if parts := members.wanted(_zip_name(info), info.file_size, problem):
             members.add(parts, functools.partial(_read_zipped, archive, info))
 
@@ -297,7 +298,7 @@ class _Bounded:
             if self.window > MAX_EXPANSION * (here - self.start):
                 self.excess += self.window
             self.window, self.start = 0, here
-            if self.excess > MAX_EXPANDED_BYTES:
+            if self.excess > MAX_DENSE_BYTES:
                 raise _bomb(self.source)
         return block
 

@@ -15,6 +15,9 @@ from eanet.images import LFS_HINT, LFS_PREFIX, image_suffixes, is_hidden
 
 MAX_DEPTH = 64  # of nested folders
 MAX_TEXT_BYTES = 2**28  # of a table or of a file of CIFAR; the largest official one has 155 MB
+# What is compressed may expand to 50 times its size, as images hardly compress, or to this: as a table it takes ten times
+# as much memory.
+MAX_EXPANSION, MAX_DENSE_BYTES = 50, 2**25
 MAX_BROKEN = 0.1  # fraction of the images
 _OTHER_SUFFIX = re.compile(r"[^.]\.(?!\d+$)[^. ]+$")
 _WEB_SUFFIX = re.compile(r"\.(jpe?g|png|gif|webp|bmp|tiff?)[^a-z0-9.][^.]*$", re.I)  # photo.jpg_large, photo.jpg?w=600

@@ -17,6 +17,7 @@ from eanet.data.files import Folder, LeftOut, check_not_pointer, name_of
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.splits import Dataset
 from eanet.data.table_columns import LABEL_COLUMNS, plain_name
+from eanet.data.table_files import check_parquet
 from modeling_eanet import EANetConfig
 
 HINT = "`pip install datasets` to read data sets in the Hub's formats"
@@ -83,6 +84,7 @@ def load_hub(
     """
     for shard in (shard for found in (shards or {}).values() for shard in found):
         check_not_pointer(shard)
+        check_parquet(shard)
     require("datasets", HINT)
     try:
         return _load_tables(path, config, open_tables(path, shards), image_column, label_column, strict, labels)

@@ -6,11 +6,12 @@ import csv
 import dataclasses
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterator
 
 from eanet.cli import UserError, first_line, require
-from eanet.data.files import File
+from eanet.data.files import MAX_DENSE_BYTES, MAX_EXPANSION, File
 from eanet.data.table_index import looks_like_image_name
 from eanet.images import LFS_HINT, LFS_PREFIX
 
@@ -22,6 +23,7 @@ MAX_CELL = 2**20
 MAX_COLUMNS = 256
 TOO_WIDE = f"more than {MAX_COLUMNS} columns; if they are pixels, save each image as a file"
 MAX_ROWS = 5_000_000
+MIN_ROWS = 100_000  # of a Parquet file with less than one byte per row
 SAMPLE = 100  # rows by which columns are recognised
 PARQUET_HINT = "`pip install datasets` to read Parquet files"
 
@@ -228,6 +230,7 @@ def _read_parquet(file: File) -> Rows | None:
     if not isinstance(file.source, str):
         return None
     parquet = require("pyarrow.parquet", PARQUET_HINT)
+    check_parquet(file.source)
     try:
         table = parquet.read_table(
             file.source, columns=[name for name, kind in parquet_columns(file.source) if kind == "cell"]
@@ -235,6 +238,19 @@ def _read_parquet(file: File) -> Rows | None:
         return _from_objects(file, table.to_pylist())
     except Exception:  # damaged, or of a kind that pyarrow does not know: no table
         return None
+
+
+def check_parquet(path: str) -> None:
+    """Raise UserError for a Parquet file that declares much, and is small."""
+    parquet = require("pyarrow.parquet", PARQUET_HINT)
+    try:
+        metadata = parquet.read_metadata(path)
+        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    except Exception:  # damaged: said where it is read
+        return
+    there = os.path.getsize(path)
+    if metadata.num_rows > max(MIN_ROWS, there) or size > max(MAX_DENSE_BYTES, MAX_EXPANSION * there):
+        raise UserError(f"{path}: declares {metadata.num_rows:,} rows in {there:,} bytes; damaged, or not to be trusted")
 
 
 def parquet_columns(path: str) -> list[tuple[str, str]]:
