@@ -5,9 +5,11 @@ Peak memory and speed were measured for the formats of Pillow 13 on images of no
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from modeling_eanet import UserError
 
@@ -15,6 +17,7 @@ MAX_FILE_BYTES = 2**29
 MAX_MEMORY = 560_000_000  # bytes: 70 megapixels with transparency
 MAX_WORK = 120_000_000  # pixels of a JPEG or PNG of 8 bits, which a core decodes in 3 s at most
 MAX_ICON_PIXELS = 2**20
+MAX_PARTS, MAX_EXIF = 200_000, 100  # of a file; a PNG of 120 megapixels has 50,000 at most
 NOT_REGULAR = "not a regular file; give - for an image on standard input"
 # Formats that Pillow leaves to other programs, such as EPS to Ghostscript: a file must start none. ICNS hides its size.
 NOT_READ = frozenset(("BUFR", "EPS", "GRIB", "HDF5", "ICNS", "MPEG", "WMF"))
@@ -23,6 +26,7 @@ _DECODER_BYTES = {"WEBP": 16, "AVIF": 8, "HEIF": 7, "JPEG2000": 16}  # per pixel
 # Work per pixel (1 for other formats), and per byte of the file: these are slow on noise.
 _PIXEL_WORK = {"WEBP": 3.0, "AVIF": 1.5, "HEIF": 1.5, "JPEG2000": 2.0}
 _BYTE_WORK = {"AVIF": 3.0, "HEIF": 3.0, "JPEG2000": 5.0}
+_SCAN_WORK = 0.05  # each further scan of a JPEG, even if it holds nothing
 _PYTHON_WORK = 50.0  # decoders written in Python: QOI, plain PPM
 _HOLD_THE_FILE = ("WEBP", "AVIF", "HEIF", "JPEG2000")
 
@@ -59,6 +63,8 @@ def image_cost(image) -> Cost:
     memory, read = size * (name in _HOLD_THE_FILE), pixels
     if name in ("JPEG", "MPO") and image.info.get("progressive"):  # all coefficients are held until the end
         decoder, work = 2 * len(image.getbands()), 2.5
+    if name in ("JPEG", "MPO"):
+        work += _SCAN_WORK * max(0, _count_scans(image) - 10)
     elif name == "TIFF":
         if any(tile[0] == "libtiff" for tile in image.tile):
             read, bits = _tiff_block(image)
@@ -98,29 +104,122 @@ def check_cost(image) -> Cost:
     return cost
 
 
-def check_icon(file) -> None:
-    """Raise UserError for an ICO that hides a large PNG: Pillow decodes it when it opens the file."""
-    if file.read(4) == b"\0\0\1\0":
-        entries = file.read(16 * int.from_bytes(file.read(2), "little"))
-        for at in range(12, len(entries), 16):
-            file.seek(int.from_bytes(entries[at : at + 4], "little"))
-            head = file.read(24)
-            width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
-            if head.startswith(b"\x89PNG") and width * height > MAX_ICON_PIXELS:
-                raise UserError(f"too large: an icon of {width:,} by {height:,} pixels")
+def check_head(file) -> None:
+    """Refuse an image file that is expensive to open.
+
+    Pillow decodes a PNG in an ICO when it opens the file, and reads the parts of a JPEG, PNG or GIF one by one.
+
+    Args:
+        file: binary, at its start.
+
+    Raises:
+        UserError: an icon is too large, or there are too many parts.
+    """
+    head = file.read(4)
+    if head == b"\0\0\1\0":
+        _check_icon(file)
+    elif count := next((count for start, count in _COUNTS.items() if head.startswith(start)), None):
+        if not count(file):
+            raise UserError("too large: too many parts of metadata")
+
+
+def _check_icon(file) -> None:
+    entries = file.read(16 * int.from_bytes(file.read(2), "little"))
+    for at in range(12, len(entries), 16):
+        file.seek(int.from_bytes(entries[at : at + 4], "little"))
+        head = file.read(24)
+        width, height = int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+        if head.startswith(b"\x89PNG") and width * height > MAX_ICON_PIXELS:
+            raise UserError(f"too large: an icon of {width:,} by {height:,} pixels")
+
+
+def _few_in_jpeg(file) -> bool:
+    """Return whether there are few parts before the image data: segments, and bytes between them, which Pillow skips."""
+    exif = 0
+    file.seek(2)
+    for _ in range(MAX_PARTS):
+        if file.read(1) != b"\xff":
+            continue
+        marker = file.read(1)
+        if marker in (b"", b"\xd9", b"\xda"):
+            return True
+        if marker == b"\xff":
+            file.seek(-1, os.SEEK_CUR)
+        elif marker not in _WITHOUT_LENGTH:
+            size, start = int.from_bytes(file.read(2), "big"), file.read(4)
+            exif += start == b"Exif"  # whose content Pillow puts together piece by piece
+            if exif > MAX_EXIF:
+                return False
+            file.seek(max(0, size - 2) - len(start), os.SEEK_CUR)
+    return not file.read(1)
+
+
+def _few_in_png(file) -> bool:
+    file.seek(8)
+    for _ in range(MAX_PARTS):
+        head = file.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return True
+        file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+def _few_in_gif(file) -> bool:
+    file.seek(10)
+    flags = file.read(3)[:1]
+    file.seek(3 * (2 << (flags[0] & 7)) if flags and flags[0] & 128 else 0, os.SEEK_CUR)
+    inside = False  # an extension
+    for _ in range(MAX_PARTS):
+        byte = file.read(1)
+        if byte in (b"", b";", b",") and (not inside or not byte):
+            return True
+        if inside:
+            file.seek(byte[0], os.SEEK_CUR)
+            inside = byte != b"\0"
+        elif byte == b"!":
+            file.read(1)
+            inside = True
+    return False
+
+
+_COUNTS = {b"\xff\xd8": _few_in_jpeg, b"\x89PNG": _few_in_png, b"GIF8": _few_in_gif}
+_WITHOUT_LENGTH = {bytes([code]) for code in (0, 1, *range(0xD0, 0xD9))}
 
 
 def _file_size(image) -> int:
-    file = getattr(image, "fp", None)
+    with _kept_place(image) as file:
+        return file.seek(0, os.SEEK_END) if file else 0
+
+
+def _count_scans(image) -> int:
+    """Return how often the image data of a JPEG begins; a progressive one usually has 10 scans."""
+    count, last = 0, b""
+    with _kept_place(image) as file:
+        if file:
+            file.seek(0)
+            while block := file.read(2**20):
+                count += (last + block).count(b"\xff\xda")
+                last = block[-1:]
+    return count
+
+
+@contextlib.contextmanager
+def _kept_place(image) -> Iterator[Any]:
+    """Yield the file of an image, which is then as it was; None where it has none, or cannot be read."""
+    opened, file, here = None, getattr(image, "fp", None), 0
     try:
         if file is None:
-            return os.path.getsize(image.filename)
+            file = opened = open(image.filename, "rb")
         here = file.tell()
-        size = file.seek(0, os.SEEK_END)
-        file.seek(here)
-        return size
     except (AttributeError, OSError, ValueError, TypeError):
-        return 0
+        file = None
+    try:
+        yield file
+    finally:
+        if opened:
+            opened.close()
+        elif file:
+            file.seek(here)
 
 
 def _python_decoders() -> dict:

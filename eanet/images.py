@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from eanet.image_limits import NOT_READ, check_cost, check_icon, check_regular
+from eanet.image_limits import NOT_READ, check_cost, check_head, check_regular
 from modeling_eanet import EANetConfig, UserError, first_line
 
 UNKNOWN, EMPTY = "unknown image format", "empty file"
@@ -132,11 +132,11 @@ def _open(source):
     if isinstance(source, (str, os.PathLike)):
         check_regular(source)
         with open(source, "rb") as file:
-            check_icon(file)
+            check_head(file)
     elif hasattr(source, "seek"):
         with contextlib.suppress(OSError):  # a stream
             source.seek(0)
-            check_icon(source)
+            check_head(source)
     _quiet_libtiff()
     try:
         return Image.open(source)

@@ -47,6 +47,51 @@ def test_image_that_costs_too_much_is_refused_by_its_header(fmt, megapixels, opt
     assert "\n" not in str(error.value)
 
 
+def parts(kind):
+    """Return an image file with thousands of parts that hold nothing."""
+    files = {fmt: encoded(noise(8, 8), fmt).getvalue() for fmt in ("JPEG", "PNG", "GIF")}
+    jpeg, png, gif = files.values()
+    palette = 13 + 3 * (2 << (gif[10] & 7))
+    return {
+        "comments.jpg": jpeg[:2] + b"\xff\xfe\0\2" * 300_000 + jpeg[2:],
+        "fill.jpg": jpeg[:2] + b"\xff" * 300_000 + jpeg[2:],
+        "junk.jpg": jpeg[:20] + bytes(300_000) + jpeg[20:],
+        "exif.jpg": jpeg[:2] + (b"\xff\xe1\0\x10Exif\0\0" + bytes(8)) * 2000 + jpeg[2:],
+        "chunks.png": png[:33] + (struct.pack(">I", 0) + b"abCd" + bytes(4)) * 300_000 + png[33:],
+        "comments.gif": gif[:palette] + b"!\xfe\1a\0" * 200_000 + gif[palette:],
+        "comment.gif": gif[:palette] + b"!\xfe" + b"\1a" * 300_000 + b"\0" + gif[palette:],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind", ["comments.jpg", "fill.jpg", "junk.jpg", "exif.jpg", "chunks.png", "comments.gif", "comment.gif"]
+)
+def test_image_with_very_many_parts_is_refused_before_it_is_opened(kind, monkeypatch):
+    monkeypatch.setattr("PIL.Image.open", lambda *args: pytest.fail("opened"))
+    with pytest.raises(UserError, match="^too large: too many parts of metadata$"):
+        load_image(io.BytesIO(parts(kind)), CONFIG)
+
+
+def test_image_with_many_parts_is_read():
+    jpeg, gif = (encoded(noise(8, 8), fmt).getvalue() for fmt in ("JPEG", "GIF"))
+    segment = b"\xff\xe1\xff\xff" + b"http://ns.adobe.com/xmp/extension/\0".ljust(65533, b"\xff")
+    at = 13 + 3 * (2 << (gif[10] & 7))
+    blocks = b"!\xff\x0bXMP DataXMP" + (b"\xff" + b"," * 255) * 300 + b"\0"
+    for content in (jpeg[:2] + b"\xff" * 9 + segment * 150 + jpeg[2:], gif[:at] + blocks + gif[at:]):
+        assert load_image(io.BytesIO(content), CONFIG).shape == (32, 32, 3)
+
+
+def test_each_scan_of_a_jpeg_counts():
+    content = encoded(Image.new("RGB", (800, 800)), "JPEG", progressive=True).getvalue()
+    last, end = content.rindex(b"\xff\xda"), content.rindex(b"\xff\xd9")
+    usual = image_limits.image_cost(Image.open(io.BytesIO(content))).work
+    assert usual == 2.5 * 800 * 800
+    many = Image.open(io.BytesIO(content[:end] + content[last:end] * 5000 + content[end:]))
+    assert image_limits.image_cost(many).work > 200 * 800 * 800 and many.fp.tell() > 0
+    with pytest.raises(UserError, match="too large: 800 by 800 pixels"):
+        load_image(many, CONFIG)
+
+
 @pytest.mark.parametrize(
     ("mode", "bytes_per_pixel"), [("L", 1), ("1", 2), ("I;16", 3), ("RGB", 4), ("P", 5), ("F", 5), ("RGBA", 8), ("CMYK", 8)]
 )
