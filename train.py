@@ -5,6 +5,7 @@
     python train.py --data my_images --inspect          what is read of it, and what is left out
     python train.py                                     again: resumes where the last one was stopped
     python train.py --teacher .                         learn from another model of the same classes too
+    KERAS_BACKEND=jax python train.py --distribute       on all devices; of several machines too, see examples/README.md
     python train.py --evaluate-only --model . --data cifar-100-python.tar.gz
     python train.py --export runs/small                 add the SavedModel to a run trained without TensorFlow
 
@@ -54,6 +55,7 @@ def parse_args(argv=None) -> argparse.Namespace:
           "(default: the architecture's)")  # fmt: skip
 
     _add_recipe_options(parser)
+    _add_distribution_options(parser)
     other = parser.add_argument_group("instead of training").add_argument
     other("--evaluate-only", action="store_true", help="measure --model on --data")
     other("--model", metavar="DIR_OR_REPO", help="model to evaluate: a folder or a Hub repo id")
@@ -102,6 +104,21 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
                         "each augmented image; it must have the same classes")  # fmt: skip
     option("distill", float, "W", "weight of the teacher in the loss; the labels have the rest (default: 0.9)")
     option("distill-temperature", float, "T", "temperature at which the two are compared (default: 1.5)")
+
+
+def _add_distribution_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "several devices",
+        "with KERAS_BACKEND=jax: the same global batch and the same results as on one. Several processes also need the next "
+        "three, from here, KERAS_DISTRIBUTION_*, JAX_* (Kubeflow) or SLURM; process 0 writes the run folder",
+    )
+    add = group.add_argument
+    add("--distribute", action="store_true", help="train on all devices of this process, or of all processes")
+    add("--coordinator", metavar="HOST:PORT", help="address of process 0, at a free port")
+    add("--processes", type=int, metavar="N", help="number of processes")
+    add("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    add("--start-timeout", type=float, metavar="S", default=TrainConfig.start_timeout, help="seconds to wait for the other "
+        f"processes (default: {TrainConfig.start_timeout:g})")  # fmt: skip
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -163,6 +180,8 @@ def main(argv=None) -> int:
 
         config = config_from_args(args)
         results = train(config)
+        if results is None:  # process 0 reports
+            return 0
         if not args.json:
             print(training_summary(results, config.output))
             return 0

@@ -17,6 +17,7 @@ from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_jso
 from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
 from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
+from eanet.distributed import ALONE, Processes
 from eanet.loaded_model import load_config
 from eanet.machine import backend, hardware
 from eanet.run_lock import LOCK_FILE
@@ -46,6 +47,7 @@ class Run:
         initial_weights: folder of the model to load before the first epoch, or None.
         resuming: whether the folder already holds this run.
         teacher: folder of the model to distil, or None.
+        processes: those that train.
     """
 
     config: TrainConfig
@@ -54,9 +56,10 @@ class Run:
     initial_weights: Path | None
     resuming: bool
     teacher: Path | None = None
+    processes: Processes = ALONE
 
 
-def prepare_run(config: TrainConfig) -> Run:
+def prepare_run(config: TrainConfig, processes: Processes = ALONE) -> Run:
     """Check the options against the run folder, the data and the parent run. Writes nothing and imports no TensorFlow.
 
     Raises:
@@ -74,6 +77,8 @@ def prepare_run(config: TrainConfig) -> Run:
     dataset = load_dataset(config.data, architecture, **columns, strict=config.strict, name=config.dataset_name)
     config = config.resolved(recorded.get("num_images") if recorded else len(dataset.train))
     settings = recorded or _new_settings(config, architecture, dataset, initial, teacher)
+    same = ("num_images", "config", "initial_weights_crc32", "teacher_crc32")
+    processes.agree({"training data": dataset.train.checksum(), **{name: settings.get(name) for name in same}})
     if settings["data_crc32"] != dataset.train.checksum():
         raise UserError(
             f"output {config.output}: holds a run on other data than {config.data or 'CIFAR-100'}; use another folder"
@@ -85,7 +90,7 @@ def prepare_run(config: TrainConfig) -> Run:
         _check_validation_split(config, settings)
     if teacher:
         check_teacher(teacher, config.teacher, EANetConfig.from_dict(settings["config"]))
-    return Run(config, settings, dataset, initial, bool(recorded), teacher)
+    return Run(config, settings, dataset, initial, bool(recorded), teacher, processes)
 
 
 def _other_models(config: TrainConfig, recorded: dict) -> tuple[Path | None, Path | None]:

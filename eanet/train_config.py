@@ -56,6 +56,7 @@ _RULES = (
     ("ema", lambda v: v is None or _is_number(v) and 0 <= v < 1, "must be a number in [0, 1), or None for the default"),
     ("cutmix", lambda v: _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
     ("learning_rate", lambda v: v is None or _is_number(v) and v > 0, "must be a number above 0"),
+    ("start_timeout", lambda v: _is_number(v) and v > 0, "must be a number of seconds, above 0"),
     ("weight_decay", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("warmup_epochs", lambda v: v is None or _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("distill", lambda v: v is None or _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
@@ -103,6 +104,11 @@ class TrainConfig:
     label_column: str | None = None
     dataset_name: str | None = None  # for people, in results and on the card; None for that of `data`
     strict: bool = False  # fail if any file of the data is left out
+    distribute: bool = False  # train on all devices, of this process or of several: see eanet.distributed
+    coordinator: str | None = None  # HOST:PORT of process 0; this and the next two for several processes
+    processes: int | None = None
+    process_id: int | None = None  # from 0
+    start_timeout: float = 50.0  # seconds to wait for the other processes at the start
 
     def __post_init__(self):
         if self.init_from:
@@ -124,6 +130,9 @@ class TrainConfig:
                     raise UserError(f"{name} {getattr(self, name)}: {hint}")
         if self.freeze and not self.init_from:
             raise UserError(f"freeze {self.freeze}: needs initial weights (init_from)")
+        for name in ("coordinator", "processes", "process_id"):
+            if not self.distribute and (value := getattr(self, name)) is not None:
+                raise UserError(f"{name} {value}: needs distribute")
         if None not in (self.warmup_epochs, self.epochs) and self.warmup_epochs >= self.epochs:
             raise UserError(f"warmup_epochs {self.warmup_epochs}: must be below epochs {self.epochs}")
         if None not in (self.stop_after, self.epochs) and self.stop_after > self.epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import shlex
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe, split_validation
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
+from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
 from eanet.machine import keep_freed_memory
 from eanet.report import REPORT_MD, describe_predictions, write_report
@@ -28,12 +30,13 @@ from eanet.run_dir import (
     finished_results,
     parent_run,
     prepare_run,
+    recipe_of,
     recorded_training,
     reproducing_command,
 )
 from eanet.run_lock import one_process
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
-from eanet.train_config import TrainConfig, cutmix_epochs, default_ema
+from eanet.train_config import OPTIONAL_RECIPE_FIELDS, TrainConfig, cutmix_epochs, default_ema
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
@@ -41,26 +44,33 @@ EPOCH_NORM_BATCHES, FINAL_NORM_BATCHES = 10, 100
 MIN_CALIBRATION = 200  # validation images
 
 
-@one_process
-def train(config: TrainConfig) -> dict:
+def train(config: TrainConfig) -> dict | None:
     """Train a model, or resume a run, in `config.output`.
 
     Args:
         config: the options.
 
     Returns:
-        The contents of eval_results.json.
+        The contents of eval_results.json; None in processes that train with another, which has written them.
 
     Raises:
         UserError: bad data, an output folder of another run, or a loss that is not finite.
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
-    if results := finished_results(config):
+    same = (*OPTIONAL_RECIPE_FIELDS, "stop_after", "strict")
+    with joined(config, {name: getattr(config, name) for name in same} | recipe_of(config)) as (config, processes):
+        return _train(config, processes)
+
+
+@one_process
+def _train(config: TrainConfig, processes: Processes) -> dict | None:
+    if results := processes.share(finished_results(config)):
         epochs, further = results["training"]["epochs"], f"use init_from {config.output} and another folder"
         _log(f"output {config.output}: already complete, {epochs} epochs; to train its weights further, {further}")
-        return results
+        return results if processes.is_main else None
     keep_freed_memory()
-    run = prepare_run(config)
+    processes.mirror(config.output, (SETTINGS_FILE, CHECKPOINT_FILE))
+    run = prepare_run(config, processes)
     config = run.config
     training, validation = split_validation(run.dataset, config.validation_split, config.seed)
     model, batches = _build(run, training)
@@ -79,8 +89,10 @@ def train(config: TrainConfig) -> dict:
     _log_start(run, model, batches, validation, start)
     elapsed = _train_epochs(run, model, batches, validation, checkpoint, history, elapsed)
 
-    with ema_weights(model):
-        final = inference_copy(model)  # in float32, so that its norms are recomputed in the precision they will run in
+    if not processes.is_main:
+        return None
+    with ema_weights(model, processes.twin) as averaged:
+        final = inference_copy(averaged)  # in float32, so that its norms are recomputed in the precision they will run in
     if not config.freeze:
         recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
     temperature = calibrate(final, validation)
@@ -157,19 +169,35 @@ def _train_batches(model, batches: Batches, epoch: int, config: TrainConfig, cut
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
             if not np.isfinite(sums["loss"]):
                 break
-            bar.update(len(x))
+            bar.update(batches.batch_size)
             bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
     return {k: v / len(batches) for k, v in sums.items()}
 
 
 @contextlib.contextmanager
-def ema_weights(model):
-    """Give the model the moving average of its weights within the context; batch norm statistics stay those of training."""
+def ema_weights(model, twin=None):
+    """Give the model the moving average of its weights within the context; batch norm statistics stay those of training.
+
+    Args:
+        model: compiled by `compile_model`.
+        twin: a model with the same layers to give them to instead, or None.
+
+    Yields:
+        The model with the average.
+    """
+    if twin:
+        values = [variable.value for variable in model.trainable_variables]
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        twin.set_weights(model.get_weights())
+        for variable, value in zip(model.trainable_variables, values, strict=True):
+            variable.assign(value)
+        yield twin
+        return
     raw = model.get_weights()
     model.optimizer.finalize_variable_values(model.trainable_variables)
     model.set_weights(model.get_weights())  # copies: JAX donates weights to a prediction, and would donate the average
     try:
-        yield
+        yield model
     finally:
         model.set_weights(raw)
 
@@ -252,14 +280,15 @@ def _build(run: Run, training):
     if run.initial_weights:
         load_initial_weights(model, from_pretrained_keras(run.initial_weights))
     with dtype_policy(config.precision):  # Keras scales the loss of a model that is mixed_float16 itself
-        model = with_fused_layers(model)
+        model = run.processes.distribute(functools.partial(with_fused_layers, model))
     for layer in model.layers if config.freeze else ():
         layer.trainable = layer.name == "classifier"
     on_jax = keras.backend.backend() == "jax"
     classes = len(run.dataset.labels)
     weights = balanced_class_weights(training.y, classes) if config.class_weights else None
     batches = Batches(training, classes, config.batch_size, config.seed, on_jax, weights, config.augment)
-    compile_model(model, config, len(batches))
+    with run.processes.scope():
+        compile_model(model, config, len(batches))
     return model, batches
 
 
@@ -292,23 +321,25 @@ def _log_start(run: Run, model, batches: Batches, validation, start: int) -> Non
 
 def _train_epochs(run: Run, model, batches, validation, checkpoint, history, elapsed) -> float:
     """Train the epochs that `history` lacks, adding to it, and return the seconds trained in all."""
-    config, start_epoch, teacher = run.config, len(history.get("loss", [])), None
+    config, processes, start_epoch, teacher = run.config, run.processes, len(history.get("loss", [])), None
+    rows = processes.part(batches)
     log = TensorBoardLog(config.output / "logs", history)
     end = config.stop_after or config.epochs
     if run.teacher and start_epoch < end:
         teacher = load_teacher(run.teacher, config.teacher, model.config)
         _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
-    runner = _epoch_runner(model, batches, teacher)
+    runner = None if processes.distributed else _epoch_runner(model, batches, teacher)
     for epoch in range(start_epoch, end):
         start = time.perf_counter()
-        row = train_epoch(model, batches, epoch, config, teacher, runner)
+        with processes.scope():
+            row = train_epoch(model, rows, epoch, config, teacher, runner)
         if validation:
-            with ema_weights(model):
+            with ema_weights(model, processes.twin) as averaged:
                 if not config.freeze:
-                    recalibrate_batch_norm(model, batches, epoch, EPOCH_NORM_BATCHES, runner)
+                    recalibrate_batch_norm(averaged, batches, epoch, EPOCH_NORM_BATCHES, runner)
                 measures = {"loss": np.nan, "accuracy": np.nan}
                 with contextlib.suppress(UserError):  # its outputs are not probabilities: training diverged
-                    measures = evaluate(model, validation)
+                    measures = evaluate(averaged, validation)
             row |= {"val_loss": measures["loss"], "val_accuracy": measures["accuracy"]}
         if not all(np.isfinite(value).all() for value in (*row.values(), *model.get_weights())):
             raise UserError(
@@ -365,6 +396,7 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float, m
         "backend": backends,
         "date": time.strftime("%Y-%m-%d"),
         "command": reproducing_command(run.config, run.settings.get("num_images")),
+        **run.processes.record,
     }
 
 

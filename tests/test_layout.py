@@ -88,7 +88,11 @@ def test_the_root_holds_what_the_design_lists():
     results = {"eval_results.json", "history.json"}
     project = {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "requirements.txt", ".gitignore"}
     assert root - {".gitattributes", "litert"} == folders | programs | artefacts | results | project
-    for folder, suffixes in (("figures", {".png", ".json"}), ("samples", {".png", ".jpg", ".md"}), ("examples", {".ipynb"})):
+    for folder, suffixes in (
+        ("figures", {".png", ".json"}),
+        ("samples", {".png", ".jpg", ".md"}),
+        ("examples", {".ipynb", ".md", ".sh", ".yaml"}),
+    ):
         assert {path.suffix for path in (ROOT / folder).iterdir() if path.is_file()} <= suffixes
 
 

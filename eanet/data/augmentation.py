@@ -6,6 +6,7 @@ in NumPy or compiled by JAX: both give the same images, bit for bit.
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -45,6 +46,7 @@ class Batches:
         self.seed, self.class_weights, self.policy = seed, class_weights, policy
         self.on_device = bool(on_jax) and not isinstance(split.x, DiskImages) and split.x.nbytes <= MAX_DEVICE_BYTES
         self._augment: Any = functools.partial(augment, np)
+        self._rows: np.ndarray | None = None
         if self.on_device:
             import jax
 
@@ -54,6 +56,13 @@ class Batches:
 
     def __len__(self):
         return len(self.labels) // self.batch_size
+
+    def rows(self, start: int, stop: int) -> Batches:
+        """Return batches with the same random numbers that yield the rows `start` to `stop` of each of these."""
+        part = copy.copy(self)
+        # CutMix fills a box from the row before.
+        part._rows = np.arange(start - 1, stop) % self.batch_size
+        return part
 
     def sample_weights(self, targets) -> np.ndarray | None:
         """Return the weight in the loss of each row of targets, (batch,), or None if all classes weigh the same."""
@@ -71,7 +80,11 @@ class Batches:
         """
         labels = self.device_labels if self.on_device else self.labels
         for draw in self.draws(epoch, cutmix):
-            yield self._augment(self.images, labels, self.targets, draw)
+            if self._rows is None:
+                yield self._augment(self.images, labels, self.targets, draw)
+            else:
+                part = {key: value[self._rows] for key, value in draw.items()}
+                yield tuple(array[1:] for array in self._augment(self.images, labels, self.targets, part))
 
     def draws(self, epoch: int, cutmix: float = 0.0):
         """Iterate over the random numbers of one epoch's batches: what `augment` takes as `draw`, for each batch."""
