@@ -29,6 +29,7 @@ from eanet.results import FORMATS, Result
 RUNTIMES = ("keras", "onnx", "litert")
 SUFFIXES = {".onnx": "onnx", ".tflite": "litert"}
 MAX_STDIN_BYTES = 2**27
+_SMALLEST_SHARE = 8  # images of a batch that a thread predicts; fewer take longer each
 MANY = 1000  # images: from here on, starting a faster runtime than the usual one is worth a line
 
 
@@ -204,8 +205,7 @@ def _model(job: Job, total: int | None):
     if runtime is None and total is None and _has_own_onnx(job.model):
         runtime = "onnx"
         _say(f"using the model's ONNX file (threads: {threads}); --runtime keras uses Keras")
-    several = total is None or total > job.batch_size
-    model = load_model(job.model, runtime, threads=1 if several and runtime == "onnx" else threads)
+    model = load_model(job.model, runtime, threads=1 if runtime == "onnx" else threads)
     classes = model.config.num_classes
     if job.top_k is not None and job.top_k > classes:
         raise UserError(f"top_k {job.top_k}: the model has only {classes} classes")
@@ -285,7 +285,7 @@ def classify_files(
         files: image files, or "-" for standard input.
         top_k: labels per image, 1 to num_classes.
         batch_size: images per batch, at least 1.
-        threads: None for one per core. They decode images; with an `OnnxModel` each also predicts, a batch at a time.
+        threads: None for one per core. They decode images; with an `OnnxModel` they also share the work of a batch.
 
     Yields:
         One `Result` per file, in order.
@@ -309,13 +309,14 @@ def classify_batches(
         file, source = named
         return file, _load(source, model.config)
 
-    def classify(loaded):
-        return _predicted(model, list(loaded), top_k, batch_size, eager)
+    def classify(loaded, size=batch_size):
+        return _predicted(model, list(loaded), top_k, size, eager)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # load_image changes the filters, which threads would restore out of order
         if getattr(model, "thread_safe", False):
-            yield from _ordered(lambda batch: classify(map(load, batch)), _batched(named, batch_size), threads, 2 * threads)
+            size = min(batch_size, max(_SMALLEST_SHARE, -(-batch_size // threads)))
+            yield from _ordered(lambda share: classify(map(load, share), size), _batched(named, size), threads, 2 * threads)
         else:
             yield from map(classify, _batched(_ordered(load, named, threads, batch_size), batch_size))
 

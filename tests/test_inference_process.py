@@ -24,7 +24,7 @@ USAGE_ERRORS = {
     "folder of other files": (["texts"], "texts: no images in this folder"),
     "standard input twice": (["-", "-"], "-: standard input"),
     "top-k 0": (["red.png", "--top-k", "0"], "argument --top-k: '0' is not"),
-    "top-k -1": (["red.png", "--top-k", "-1"], "argument --top-k: '-1' is not"),
+    "top-k -1": (["red.png", "--top-k", "-1"], "argument --top-k: expected one argument"),
     "top-k not a number": (["red.png", "--top-k", "many"], "argument --top-k: 'many' is not"),
     "batch-size 0": (["red.png", "--batch-size", "0"], "argument --batch-size: '0' is not"),
     "threads 0": (["red.png", "--threads", "0"], "argument --threads: '0' is not"),

@@ -23,6 +23,7 @@ from eanet.saving import (
     checksum_matches,
     model_checksum,
     save_pretrained_keras,
+    stored_checksum,
     warn_if_foreign,
 )
 from handler import EndpointHandler
@@ -90,6 +91,7 @@ def test_model_without_redundant_biases_round_trips(tmp_path):
     saved, by_keras = from_pretrained_keras(tmp_path / "model"), keras.saving.load_model(tmp_path / "model")
     assert saved.config == model.config
     assert model_checksum(saved) == model_checksum(model) == model_checksum(by_keras, config=tmp_path / "model")
+    assert stored_checksum(tmp_path / "model") == model_checksum(model) and stored_checksum(tmp_path) is None
     for loaded in (saved, by_keras):
         np.testing.assert_array_equal(np.asarray(loaded(IMAGES)), np.asarray(model(IMAGES)))
     saved_model = tf_keras.models.load_model(tmp_path / "model")
