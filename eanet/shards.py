@@ -1,0 +1,154 @@
+"""A large job in shards: what it is, what is finished, and how a worker classifies one shard into one Parquet file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import posixpath
+import re
+import socket
+import uuid
+from collections.abc import Iterator
+
+import numpy as np
+
+from eanet.cli import UserError, atomic_path, printable, temporary_folder
+from eanet.predict import fitting_batch, predict_batch, top_predictions
+from eanet.sources import Piece, Source, filesystem, is_url, one_line, read_images
+
+JOB_FILE = "_job.json"  # readers of Parquet folders leave out names that begin with _ or .
+BATCH = 64
+
+
+def shard_name(number: int) -> str:
+    """Return the name of a shard's file."""
+    return f"part-{number:06d}.parquet"
+
+
+def open_job(destination: str, job: dict) -> set[int]:
+    """Create a job's folder, or go on with it.
+
+    Args:
+        destination: a folder or URL.
+        job: what makes the predictions, by identifier; written to `JOB_FILE`.
+
+    Returns:
+        The numbers of its finished shards.
+
+    Raises:
+        UserError: the folder holds another job, or other files.
+    """
+    name = printable(destination)
+    with one_line(name, "cannot be written"):
+        files, root = filesystem(destination)
+        files.invalidate_cache()
+        names = [posixpath.basename(path) for path in files.ls(root, detail=False)] if files.isdir(root) else []
+        if JOB_FILE in names:
+            earlier = json.loads(files.cat_file(posixpath.join(root, JOB_FILE)))
+            for key in job:
+                if earlier.get(key) != job[key]:
+                    was, now = printable(str(earlier.get(key))), printable(str(job[key]))
+                    key = key.replace("_", " ")
+                    raise UserError(f"{name}: holds a job with another {key} ({was}, now {now}); use a new folder")
+        elif names:
+            raise UserError(f"{name}: is not empty, and holds no job; use a new folder")
+        else:
+            files.makedirs(root, exist_ok=True)
+            write_file(destination, JOB_FILE, json.dumps(job, indent=2).encode())
+    return {int(match[1]) for match in map(re.compile(r"part-(\d+)\.parquet").fullmatch, names) if match}
+
+
+def close_job(destination: str) -> None:
+    """Remove the temporary files that killed workers left in a finished job's folder."""
+    files, root = filesystem(destination)
+    files.invalidate_cache()
+    for path in files.ls(root, detail=False):
+        if re.fullmatch(r"\..+\.tmp", posixpath.basename(path)):
+            files.rm_file(path)
+
+
+def write_file(destination: str, name: str, content: bytes) -> None:
+    """Write a file under a temporary name and rename it."""
+    if not is_url(destination):
+        with atomic_path(posixpath.join(destination, name)) as path:
+            path.write_bytes(content)
+        return
+    files, root = filesystem(destination)
+    temporary = posixpath.join(root, f".{name}.{uuid.uuid4().hex}.tmp")
+    files.pipe_file(temporary, content)
+    files.mv(temporary, posixpath.join(root, name))
+
+
+class ShardClassifier:
+    """Classifies shards, one Parquet file each; for `map_batches`, which makes one of these in every worker.
+
+    Args:
+        source: where the images are; its lists are not used.
+        destination: an existing folder or URL.
+        model: content of the ONNX file.
+        top_k: labels per image.
+
+    Raises:
+        UserError: this machine cannot see the source or the destination.
+    """
+
+    def __init__(self, source: Source, destination: str, model: bytes, top_k: int):
+        from eanet.export.onnx import OnnxModel
+
+        self.source, self.destination, self.top_k = source, destination, top_k
+        with temporary_folder() as folder:
+            path = folder / "model.onnx"
+            path.write_bytes(model)
+            self.model = OnnxModel(path, threads=1)
+        self.batch_size = fitting_batch(BATCH, self.model.config)
+        for place in (source.root, posixpath.join(destination, JOB_FILE)):
+            if not is_url(place) and not os.path.exists(place):
+                where = f"{printable(place)}: not there on the worker {socket.gethostname()}"
+                raise UserError(f"{where}; use a folder that all machines share, or a bucket")
+
+    def __call__(self, batch: dict) -> dict:
+        """Classify the shards `{"shard": [JSON of number and pieces, ...]}`; return the `images` and `errors` of each."""
+        counts = [self.classify(*json.loads(shard)) for shard in batch["shard"]]
+        return {key: np.array([count[key] for count in counts]) for key in ("images", "errors")}
+
+    def classify(self, number: int, pieces: list[Piece]) -> dict[str, int]:
+        """Classify one shard and write its file; return how many `images` and `errors` it had."""
+        rows: list[dict] = []
+        images = read_images(self.source, pieces, self.model.config)
+        while batch := list(itertools.islice(images, self.batch_size)):
+            rows += self._classify_batch(batch)
+        write_file(self.destination, shard_name(number), _parquet(rows))
+        return {"images": len(rows), "errors": sum(row["error"] is not None for row in rows)}
+
+    def _classify_batch(self, batch) -> list[dict]:
+        images = [image for _, image in batch if not isinstance(image, str)]
+        best: Iterator[list[dict]] = iter(())
+        if images:
+            probabilities = predict_batch(self.model, np.stack(images), self.batch_size)
+            best = iter(top_predictions(probabilities, self.model.config, self.top_k))
+        return [_row(path, [], image) if isinstance(image, str) else _row(path, next(best), None) for path, image in batch]
+
+
+def _row(path: str, predictions: list[dict], error: str | None) -> dict:
+    first = predictions[0] if predictions else {"label": None, "score": None}
+    return {"path": _text(path), **first, "predictions": predictions, "error": error and _text(error)}
+
+
+def _text(text: str) -> str:
+    """Return valid Unicode: undecodable bytes in a file's name become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _parquet(rows: list[dict]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    text, score = pyarrow.string(), pyarrow.float32()
+    predictions = pyarrow.list_(pyarrow.struct([("label", text), ("score", score)]))
+    schema = pyarrow.schema(
+        [("path", text), ("label", text), ("score", score), ("predictions", predictions), ("error", text)]
+    )
+    out = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out)
+    return out.getvalue().to_pybytes()

@@ -1,0 +1,278 @@
+"""The images of a large job: files, or rows of Parquet files, in a local folder, a bucket or a data set of the Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import hashlib
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from eanet.cli import UserError, first_line, printable, require
+from eanet.image_files import find_images
+from eanet.images import image_suffixes, is_hidden, load_image
+
+PARQUET = ".parquet"
+READERS = 16  # requests to a bucket at the same time, per process
+ROWS = 64  # of a Parquet file that are in memory at a time
+Piece = tuple[str, int, int]  # file, first row, end: an image file is (path, 0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A fixed list of images.
+
+    Attributes:
+        place: the folder, file or URL they are in.
+        base: folder that local paths are relative to, on every machine.
+        column: of the images in Parquet files; None for image files.
+        files: image files or Parquet files; URLs if `place` is one.
+        rows: number of images in each file.
+    """
+
+    place: str
+    base: str
+    column: str | None
+    files: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """Return `place` as every machine finds it."""
+        return self.place if is_url(self.place) else os.path.join(self.base, self.place)
+
+    @property
+    def checksum(self) -> str:
+        """Return a checksum of the list."""
+        return hashlib.sha256(json.dumps([self.files, self.rows, self.column]).encode()).hexdigest()[:16]
+
+    def shards(self, size: int) -> Iterator[list[Piece]]:
+        """Cut the list into shards of `size` images; the last one may have fewer."""
+        pieces: list[Piece] = []
+        room = size
+        for file, rows in zip(self.files, self.rows, strict=True):
+            start = 0
+            while start < rows:
+                stop = min(rows, start + room)
+                pieces.append((file, start, stop))
+                start, room = stop, room - (stop - start)
+                if not room:
+                    yield pieces
+                    pieces, room = [], size
+        if pieces:
+            yield pieces
+
+
+def list_source(place: str, image_column: str | None = None) -> Source:
+    """List the images of a source.
+
+    Args:
+        place: a folder of images or Parquet files, a Parquet file, a URL that fsspec reads (also one with `*`), or the id of
+            a data set on the Hub (user/name).
+        image_column: of Parquet files; None to find it by its type, binary or a struct with `bytes`.
+
+    Returns:
+        Its image files in order of name, or those of its Parquet files if it has no other. Hidden files are left out.
+
+    Raises:
+        UserError: there is nothing, or a Parquet file is damaged or has no such column.
+        OSError: it cannot be read.
+    """
+    from eanet.data.hub import is_repo_id
+
+    source, name = Source(place, os.getcwd(), None), printable(place)
+    if os.path.exists(place):
+        files = _find_local(place)
+    elif is_url(place) or is_repo_id(place):
+        source = source if is_url(place) else dataclasses.replace(source, place=f"hf://datasets/{place}")
+        with one_line(name, "cannot be listed"):
+            files = _find_remote(*filesystem(source.place))
+    else:
+        raise UserError(f"{name}: no such file or folder")
+    if not files:
+        raise UserError(f"{name}: no images and no Parquet files there")
+    if not files[0].lower().endswith(PARQUET):
+        if image_column is not None:
+            raise UserError(f"{name}: holds image files, which have no column {image_column}")
+        return dataclasses.replace(source, files=tuple(files), rows=(1,) * len(files))
+    column, _ = _inspect(source, files[0], image_column)
+    with ThreadPoolExecutor(READERS) as pool:
+        rows = [rows for _, rows in pool.map(lambda file: _inspect(source, file, column), files)]
+    if not any(rows):
+        raise UserError(f"{name}: its Parquet files have no rows")
+    return dataclasses.replace(source, column=column, files=tuple(files), rows=tuple(rows))
+
+
+def is_url(place: str) -> bool:
+    """Return whether a place is read by fsspec."""
+    return "://" in place
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL or local path, and the path in it."""
+    fsspec = require("fsspec", "`pip install fsspec`")
+    return fsspec.url_to_fs(url) if is_url(url) else (fsspec.filesystem("file"), url)
+
+
+@contextlib.contextmanager
+def one_line(name: str, problem: str):
+    """Turn the errors of a storage service, whose clients have their own each, into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not is_url(name):
+            raise
+        raise UserError(f"{name}: {problem} ({first_line(error) or type(error).__name__})") from None
+
+
+def _find_local(place: str) -> list[str]:
+    if not os.path.isdir(place):
+        return list(find_images([place]))
+    try:
+        return list(find_images([place]))
+    except UserError:  # no images
+        found = glob.glob(f"{glob.escape(place)}/**/*{PARQUET}", recursive=True)
+        return sorted(path for path in found if not is_hidden(os.path.basename(path)))
+
+
+def _find_remote(files, root: str) -> list[str]:
+    pattern = glob.has_magic(root)
+    names = files.glob(root) if pattern else files.find(root)
+    start = 0 if pattern else len(root)
+    visible = [name for name in sorted(names) if not any(map(is_hidden, name[start:].split("/")))]
+    images = [name for name in visible if os.path.splitext(name)[1].lower() in image_suffixes()]
+    found = images or [name for name in visible if name.lower().endswith(PARQUET)]
+    return [files.unstrip_protocol(name) for name in found]
+
+
+@contextlib.contextmanager
+def _parquet(source: Source, file: str):
+    """Yield an opened Parquet file."""
+    parquet = require("pyarrow.parquet", "`pip install pyarrow`")
+    opened = filesystem(file)[0].open(file) if is_url(file) else open(os.path.join(source.base, file), "rb")
+    with opened as content, parquet.ParquetFile(content, buffer_size=2**22) as table:
+        yield table
+
+
+def _inspect(source: Source, file: str, wanted: str | None) -> tuple[str, int]:
+    """Return the column with the images, and the number of rows."""
+    with one_line(printable(file), "not a readable Parquet file"), _parquet(source, file) as table:
+        schema, rows = table.schema_arrow, table.metadata.num_rows
+    listed = ", ".join(map(printable, schema.names))
+    found = [field.name for field in schema if _holds_images(field.type) and wanted in (None, field.name)]
+    if len(found) == 1:
+        return found[0], rows
+    if wanted is not None:
+        raise UserError(f"{printable(file)}: no column {printable(wanted)} with the bytes of images; it has {listed}")
+    if found:
+        raise UserError(
+            f"{printable(file)}: columns {', '.join(map(printable, found))} have images; name one as image_column"
+        )
+    raise UserError(f"{printable(file)}: no column has the bytes of images; it has {listed}")
+
+
+def _holds_images(kind) -> bool:
+    """Return whether a column has this type: bytes, or a struct of bytes and path, as `datasets` writes it."""
+    import pyarrow.types as is_type
+
+    if is_type.is_struct(kind):
+        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+    return is_type.is_binary(kind) or is_type.is_large_binary(kind)
+
+
+# Reading, on the workers ----------------------------------------------------------------------------------------------
+
+
+def read_images(source: Source, pieces: list[Piece], config) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Read and resize images.
+
+    Args:
+        source: where they are; its lists are not used.
+        pieces: which ones.
+        config: EANetConfig, for `load_image`.
+
+    Yields:
+        The path (of a row, "file.parquet[3]") with the image, uint8 (image_size, image_size, 3), or with the reason why it
+        cannot be read.
+
+    Raises:
+        Exception: the storage service fails, rather than one of its files.
+    """
+    contents = _contents(source, pieces)
+    if not is_url(source.place) or source.column is not None:
+        yield from ((path, _load(content, config)) for path, content in contents)
+        return
+    with ThreadPoolExecutor(READERS) as pool:  # a request is mostly waiting
+        while window := list(itertools.islice(contents, 4 * READERS)):
+            images = pool.map(_load, (content for _, content in window), [config] * len(window))
+            yield from zip((path for path, _ in window), images, strict=True)
+
+
+def _contents(source: Source, pieces: list[Piece]) -> Iterator[tuple[str, Any]]:
+    """Yield each image's path and what `_load` takes."""
+    files = filesystem(source.place)[0] if is_url(source.place) else None
+    for file, start, stop in pieces:
+        if source.column is not None:
+            yield from _rows(source, file, start, stop)
+        elif files is not None:
+            yield file, functools.partial(files.cat_file, file)
+        else:
+            yield file, os.path.join(source.base, file)
+
+
+def _rows(source: Source, file: str, start: int, stop: int) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+
+    row = start
+    try:
+        with _parquet(source, file) as table:
+            for cell in _cells(table, source.column, start, stop):
+                content = cell.as_py()
+                yield f"{file}[{row}]", (content.get("bytes") if isinstance(content, dict) else content) or b""
+                row += 1
+    except (OSError, pyarrow.ArrowException) as error:
+        if is_url(file) and not isinstance(error, pyarrow.ArrowException):
+            raise
+        reason = f"damaged Parquet file ({first_line(error)})"
+        yield from ((f"{file}[{missing}]", UserError(reason)) for missing in range(row, stop))
+
+
+def _cells(table, column, start: int, stop: int) -> Iterator:
+    """Yield rows `start` to `stop` of a column, reading only the row groups they are in."""
+    row = 0
+    for group in range(table.num_row_groups):
+        end = row + table.metadata.row_group(group).num_rows
+        if row < stop and end > start:
+            for batch in table.iter_batches(ROWS, [group], [column]):
+                yield from batch.column(0)[max(0, start - row) : max(0, stop - row)]
+                row += len(batch)
+                if row >= stop:
+                    return
+        row = end
+
+
+def _load(content, config) -> np.ndarray | str:
+    """Return the image, or the reason why it cannot be read."""
+    remote = callable(content)
+    try:
+        if isinstance(content, Exception):
+            raise content
+        content = content() if remote else content
+        return load_image(io.BytesIO(content) if isinstance(content, bytes) else content, config)
+    except OSError as error:
+        if remote and not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        return error.strerror or str(error) or type(error).__name__
+    except (ValueError, MemoryError) as error:
+        return str(error) or type(error).__name__

@@ -1,0 +1,463 @@
+"""python -m eanet.predict_many: sources, shards and restarts, with a stand-in for Ray and with Ray itself."""
+
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, encoded, noise, only_line, run_main
+
+pytest.importorskip("pyarrow")
+import fsspec
+import pyarrow as pa
+from pyarrow import parquet
+
+from eanet import predict_many, sources
+from eanet.batch import classify_files, load_model
+from eanet.cli import UserError
+from eanet.images import load_image
+from eanet.shards import ShardClassifier, open_job
+from eanet.sources import Source, list_source, read_images
+
+
+class Inline:
+    """As much of Ray as predict_many uses; `map_batches` runs in this process."""
+
+    exceptions = types.SimpleNamespace(RayError=type("RayError", (Exception,), {}))
+
+    def __init__(self):
+        self.options, self.shards = {}, 0
+        context = types.SimpleNamespace()
+        self.data = types.SimpleNamespace(
+            DataContext=types.SimpleNamespace(get_current=lambda: context),
+            ActorPoolStrategy=lambda **options: options,
+            from_items=self.from_items,
+        )
+
+    def init(self, **options):
+        self.options = options
+
+    def shutdown(self):
+        self.options = {}
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def from_items(self, items, override_num_blocks):
+        def map_batches(kind, fn_constructor_args, **options):
+            return types.SimpleNamespace(iter_rows=lambda: self.rows(kind(*fn_constructor_args), items))
+
+        return types.SimpleNamespace(map_batches=map_batches)
+
+    def rows(self, worker, items):
+        for item in items:
+            result = worker({"shard": np.array([item["shard"]])})
+            self.shards += 1
+            yield {key: values[0] for key, values in result.items()}
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    """A stand-in for Ray."""
+    inline = Inline()
+    monkeypatch.setitem(sys.modules, "ray", inline)
+    monkeypatch.setitem(sys.modules, "ray.data", inline.data)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "")  # restored afterwards
+        monkeypatch.delenv(name)
+    return inline
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The ONNX export of this repository."""
+    pytest.importorskip("onnxruntime")
+    return load_model(str(ROOT), "onnx")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with 12 images in two subfolders, of which two are broken; and a hidden one."""
+    for i in range(10):
+        path = tmp_path / f"photos/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(noise(40, 30, i), "PNG").read())
+    (tmp_path / "photos/a/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "photos/b/empty.png").touch()
+    (tmp_path / "photos/.hidden.png").write_bytes(b"")
+    return tmp_path / "photos"
+
+
+def onnx_file():
+    return (ROOT / "onnx/model.onnx").read_bytes()
+
+
+def png(seed):
+    return encoded(noise(seed=seed), "PNG").read()
+
+
+def write_table(path, count=10, group=4, name="image", first=0):
+    """Write a Parquet file with the images `first`, ..., as the datasets library does."""
+    cells = [{"bytes": png(first + i), "path": f"{i}.png"} for i in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table({name: cells, "label": list(range(count))}), path, row_group_size=group)
+    return path
+
+
+def rows(folder):
+    """Return the rows of a destination, in order."""
+    return parquet.read_table(str(folder)).to_pylist()
+
+
+def run(*args):
+    return run_main(predict_many, *args)
+
+
+# --------------------------------------------------------------------------------------------------------------- sources
+
+
+def test_a_folder_is_listed_as_inference_does(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    source = list_source("photos")
+    assert source.files[0] == "photos/a/0.png" and len(source.files) == 12 == sum(source.rows)
+    assert source.root == str(photos) and source.column is None
+    assert list_source("photos/a").checksum != source.checksum == list_source("photos").checksum
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 10, 100])
+def test_shards_divide_the_list(size):
+    files, counts = ("a", "b", "c", "d"), (5, 0, 1, 4)
+    cut = list(Source("x", "/", "image", files, counts).shards(size))
+    assert all(sum(stop - start for _, start, stop in shard) == size for shard in cut[:-1])
+    found = [(file, row) for shard in cut for file, start, stop in shard for row in range(start, stop)]
+    assert found == [(file, row) for file, count in zip(files, counts, strict=True) for row in range(count)]
+
+
+@pytest.mark.parametrize("start, stop", [(0, 10), (3, 4), (2, 9), (9, 10), (4, 8)])
+def test_rows_of_parquet_are_those_of_the_table(tmp_path, model, start, stop):
+    file = str(write_table(tmp_path / "t.parquet", 10, 4))
+    source = list_source(file)
+    assert (source.column, source.rows) == ("image", (10,))
+    found = list(read_images(source, [(file, start, stop)], model.config))
+    assert [path for path, _ in found] == [f"{file}[{i}]" for i in range(start, stop)]
+    for i, (_, image) in zip(range(start, stop), found, strict=True):
+        np.testing.assert_array_equal(image, load_image(io.BytesIO(png(i)), model.config))
+
+
+def test_buckets_are_read_like_folders(photos, model, monkeypatch):
+    memory = fsspec.filesystem("memory")
+    for path in photos.rglob("*.*g"):
+        memory.pipe_file(f"memory:///bucket/{path.relative_to(photos)}", path.read_bytes())
+    source, local = list_source("memory:///bucket"), list_source(str(photos))
+    assert [file.removeprefix("memory:///bucket") for file in source.files] == [
+        file.removeprefix(str(photos)) for file in local.files
+    ]
+    assert list_source("memory:///bucket/*/1*").files == ("memory:///bucket/b/1.png",)
+    pieces = [(file, 0, 1) for file in (*source.files, "memory:///bucket/gone.png")]
+    images = dict(read_images(source, pieces, model.config))
+    for there, here in zip(source.files, local.files, strict=True):
+        expected = dict(read_images(local, [(here, 0, 1)], model.config))[here]
+        assert np.array_equal(images[there], expected)
+    assert isinstance(images["memory:///bucket/gone.png"], str)
+    monkeypatch.setattr(type(memory), "cat_file", lambda *_: (_ for _ in ()).throw(ConnectionError("no route")))
+    with pytest.raises(ConnectionError):  # the bucket's fault, not the image's
+        list(read_images(source, pieces, model.config))
+
+
+def test_a_damaged_parquet_file_costs_its_rows_only(tmp_path, model):
+    file = write_table(tmp_path / "t.parquet", 10, 4)
+    source, content = list_source(str(file)), bytearray(file.read_bytes())
+    chunk = parquet.ParquetFile(file).metadata.row_group(1).column(0)
+    content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
+    file.write_bytes(content)
+    images = [image for _, image in read_images(source, [(str(file), 0, 10)], model.config)]
+    assert len(images) == 10 and not any(isinstance(image, str) for image in images[:4])
+    assert any(isinstance(image, str) and "Parquet" in image for image in images[4:])
+
+
+@pytest.mark.parametrize(
+    "columns, wanted, message",
+    [
+        ({"text": ["a"]}, None, "no column has the bytes of images; it has text"),
+        ({"a": [b"x"], "b": [b"x"]}, None, "columns a, b have images; name one as image_column"),
+        ({"a": [b"x"], "b": ["x"]}, "b", "no column b with the bytes of images; it has a, b"),
+        ({"a": pa.array([], pa.binary())}, None, "have no rows"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(tmp_path, columns, wanted, message):
+    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=message):
+        list_source(str(tmp_path / "t.parquet"), wanted)
+
+
+def test_a_named_column_is_read(tmp_path):
+    parquet.write_table(pa.table({"a": [b"x"], "b": [png(0)]}), tmp_path / "t.parquet")
+    assert list_source(str(tmp_path), "b").column == "b"
+
+
+def test_a_hub_data_set_is_a_url(tmp_path, monkeypatch):
+    asked = []
+
+    def files(url):
+        asked.append(url)
+        return fsspec.filesystem("memory"), "/hub"
+
+    table = write_table(tmp_path / "t.parquet")
+    fsspec.filesystem("memory").pipe_file("memory:///hub/data/train-00000-of-00001.parquet", table.read_bytes())
+    monkeypatch.setattr(sources, "filesystem", files)
+    source = list_source("someone/flowers")
+    assert asked[0] == source.place == "hf://datasets/someone/flowers"
+    assert source.files == ("memory:///hub/data/train-00000-of-00001.parquet",) and source.rows == (10,)
+
+
+# ------------------------------------------------------------------------------------------------------------ one worker
+
+
+def test_a_shard_has_the_predictions_of_inference(photos, model, tmp_path):
+    source = list_source(str(photos))
+    open_job(str(tmp_path / "out"), {"top_k": 3})
+    worker = ShardClassifier(source, str(tmp_path / "out"), onnx_file(), 3)
+    assert worker.classify(0, next(source.shards(100))) == {"images": 12, "errors": 2}
+    found = {row["path"]: row for row in rows(tmp_path / "out")}
+    for result in classify_files(model, list(source.files), 3):
+        row = found.pop(result.path)
+        assert (row["predictions"], row["error"]) == (result.predictions, result.error)
+        first = result.predictions[0] if result.predictions else {"label": None, "score": None}
+        assert {key: row[key] for key in first} == first
+    assert not found
+
+
+def test_names_that_are_no_text_are_escaped(tmp_path, model):
+    (tmp_path / "photos").mkdir()
+    Path(os.fsdecode(bytes(tmp_path) + b"/photos/\xff.png")).write_bytes(png(0))
+    source = list_source(str(tmp_path / "photos"))
+    open_job(str(tmp_path / "out"), {})
+    worker = ShardClassifier(source, str(tmp_path / "out"), onnx_file(), 1)
+    assert worker({"shard": [json.dumps([0, next(source.shards(9))])]})["errors"] == [0]
+    assert rows(tmp_path / "out")[0]["path"] == f"{tmp_path}/photos/\\udcff.png"
+
+
+def test_a_worker_without_the_shared_folder_says_so(tmp_path, model):
+    source = Source("nowhere", str(tmp_path), None)
+    with pytest.raises(UserError, match="nowhere: not there on the worker .*; use a folder that all machines share"):
+        ShardClassifier(source, str(tmp_path), onnx_file(), 1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- the job
+
+
+def test_a_job_is_one_row_per_image(ray, photos, tmp_path, capsys):
+    assert run(photos, tmp_path / "out", "--shard-size", 5, "--top-k", 2) == 0
+    assert [row["path"] for row in rows(tmp_path / "out")] == list(list_source(str(photos)).files)
+    assert sorted(os.listdir(tmp_path / "out")) == ["_job.json", *(f"part-00000{i}.parquet" for i in range(3))]
+    line = only_line(capsys.readouterr().out)
+    assert line.startswith(f"{tmp_path}/out: 12 images (") and line.endswith("; 2 with an error")
+
+
+def test_a_restart_skips_finished_shards(ray, photos, tmp_path, capsys):
+    args = (photos, tmp_path / "out", "--shard-size", 5)
+    assert run(*args) == 0
+    expected, kept = rows(tmp_path / "out"), (tmp_path / "out/part-000000.parquet").stat().st_mtime_ns
+    (tmp_path / "out/part-000001.parquet").unlink()
+    (tmp_path / "out/.part-000001.parquet.999999999.tmp").touch()
+    capsys.readouterr()
+    assert run(*args) == 0 and ray.shards == 4
+    assert rows(tmp_path / "out") == expected and (tmp_path / "out/part-000000.parquet").stat().st_mtime_ns == kept
+    assert "5 images (" in (line := only_line(capsys.readouterr().out)) and ", 7 before;" in line
+    assert run(*args) == 0 and ray.shards == 4
+    assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".tmp")]
+
+
+def test_a_bucket_gets_the_same_files(ray, photos, tmp_path):
+    assert run(photos, tmp_path / "out") == 0 == run(photos, "memory://results/out")
+    memory = fsspec.filesystem("memory")
+    assert memory.cat_file("/results/out/part-000000.parquet") == (tmp_path / "out/part-000000.parquet").read_bytes()
+    assert [Path(name).name for name in memory.ls("/results/out", detail=False)] == ["_job.json", "part-000000.parquet"]
+
+
+def test_another_job_is_refused(ray, photos, tmp_path, capsys):
+    def refused(*args):
+        capsys.readouterr()
+        assert run(photos, tmp_path / "out", *args) == 2
+        return only_line(capsys.readouterr().err)
+
+    assert run(photos, tmp_path / "out") == 0
+    assert refused("--top-k", 3).endswith("out: holds a job with another top k (5, now 3); use a new folder")
+    assert "another shard size (1000, now 7)" in refused("--shard-size", 7)
+    assert "another model checksum" in refused("--model", ROOT / "onnx/model_fp16.onnx")
+    (photos / "a/new.png").write_bytes(png(0))
+    assert "another images (12, now 13)" in refused()
+    (photos / "a/0.png").unlink()
+    assert "another source checksum" in refused()
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (("nowhere", "out"), "nowhere: no such file or folder"),
+        (("empty", "out"), "empty: no images and no Parquet files there"),
+        (("memory://nothing", "out"), "memory://nothing: no images and no Parquet files there"),
+        (("no-such-protocol://x", "out"), "no-such-protocol://x: cannot be listed (Protocol not known: no-such-protocol)"),
+        (("photos", "photos"), "photos: is not empty, and holds no job; use a new folder"),
+        (("photos", "photos/a/0.png"), "photos/a/0.png"),
+        (
+            ("t.parquet", "out", "--image-column", "x"),
+            "t.parquet: no column x with the bytes of images; it has image, label",
+        ),
+        (("photos", "out", "--image-column", "x"), "photos: holds image files, which have no column x"),
+        (("tables", "tables/out"), "tables/out: is inside the source; use another folder"),
+        (("photos", "out", "--workers", "1000"), "1000 workers: there are only"),
+        (("photos", "out", "--top-k", "1000"), "top_k 1000: the model has only 100 classes"),
+        (("photos", "out", "--model", "empty"), "empty: has no onnx/model.onnx"),
+        (("photos", "out", "--address", "127.0.0.1:9"), "127.0.0.1:9: does not answer"),
+        (("photos", "out", "--address", "ray://x:10001"), "ray://x:10001: must be auto, or host:port of a cluster"),
+    ],
+)
+def test_bad_input_is_one_line(ray, photos, tmp_path, monkeypatch, capsys, args, message):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    write_table(tmp_path / "t.parquet", 1)
+    write_table(tmp_path / "tables/t.parquet", 1)
+    assert run(*args) == 2
+    assert message in only_line(capsys.readouterr().err)
+
+
+def test_without_ray_it_says_how_to_get_it(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert run(tmp_path, tmp_path / "out") == 2
+    assert 'ray is not installed; `pip install "ray[data]"`' in only_line(capsys.readouterr().err)
+
+
+def test_a_local_run_listens_on_this_machine_only(ray, photos, tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(ray, "init", lambda **options: seen.update(options))
+    assert run(photos, tmp_path / "out") == 0
+    assert seen["address"] == "local" and seen["include_dashboard"] is False
+    assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(predict_many.time, "monotonic", lambda: next(clock))
+    list(predict_many.with_progress([{"images": 10}] * 4, 100, 60))
+    assert capsys.readouterr().err.splitlines() == [
+        "80 of 100 images, 0 images/s, 40 s left",
+        "100 of 100 images, 0 images/s, 0 s left",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------------- with Ray
+
+
+def start(*args, **options):
+    """Start `python -m eanet.predict_many ARGS`; return the Popen."""
+    command = [sys.executable, "-m", "eanet.predict_many", *map(str, args)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
+
+
+def expected_rows(model, folder, top_k=5):
+    """Return the rows that inference.py gives."""
+    results = classify_files(model, list(list_source(str(folder)).files), top_k)
+    return [(result.path, result.predictions, result.error) for result in results]
+
+
+def as_results(rows):
+    return [(row["path"], row["predictions"], row["error"]) for row in rows]
+
+
+def besides_progress(err):
+    return [line for line in err.splitlines() if "images/s" not in line]
+
+
+def workers(parent):
+    """Return the numbers of Ray's worker processes below the process `parent`."""
+    psutil = pytest.importorskip("psutil")
+    below = psutil.Process(parent).children(recursive=True)
+    return [process.pid for process in below if "MapWorker" in "".join(process.cmdline()[:1])]
+
+
+@pytest.fixture
+def many(photos):
+    """The folder of `photos` with 1,000 images more, of which 200 are broken."""
+    for i in range(800):
+        (photos / f"a/more-{i}.png").write_bytes(png(i))
+    for i in range(200):
+        (photos / f"b/bad-{i}.jpg").write_bytes(encoded(noise(seed=i), "JPEG").read()[: 2 * i])
+    return photos
+
+
+@pytest.mark.slow
+def test_ray_gives_the_rows_of_inference_though_a_worker_is_killed(many, model, tmp_path):
+    pytest.importorskip("ray")
+    process = start(many, tmp_path / "out", "--shard-size", 50, "--workers", 2)
+    killed = 0
+    while process.poll() is None:
+        time.sleep(0.2)
+        if killed < len(list(tmp_path.glob("out/part-*"))) // 5 and (found := workers(process.pid)):
+            os.kill(found[0], signal.SIGKILL)
+            killed += 1
+    out, err = process.communicate()
+    assert (process.returncode, besides_progress(err)) == (0, []) and killed >= 2
+    assert only_line(out).endswith("; 202 with an error")
+    assert as_results(rows(tmp_path / "out")) == expected_rows(model, many)
+
+
+@pytest.mark.slow
+def test_ray_goes_on_after_the_program_was_killed(many, model, tmp_path):
+    pytest.importorskip("ray")
+    process = start(many, tmp_path / "out", "--shard-size", 50)
+    while len(list(tmp_path.glob("out/part-*"))) < 3:
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    out, err = start(many, tmp_path / "out", "--shard-size", 50).communicate()
+    assert " before; " in only_line(out) and besides_progress(err) == []
+    assert as_results(rows(tmp_path / "out")) == expected_rows(model, many)
+
+
+@pytest.mark.slow
+def test_the_ray_job_runs_on_two_nodes(photos, model, tmp_path):
+    """The manifest's cluster and entry point, with folders instead of buckets and two of its worker nodes."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    spec = yaml.safe_load((ROOT / "examples/ray_job.yaml").read_text())["spec"]
+    cluster_spec, group = spec["rayClusterSpec"], spec["rayClusterSpec"]["workerGroupSpecs"][0]
+    head = int(cluster_spec["headGroupSpec"]["rayStartParams"]["num-cpus"])
+    cores = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+    assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+    python, *arguments = shlex.split(spec["entrypoint"])
+    places = {"s3://BUCKET/photos": str(photos), "s3://BUCKET/predictions": str(tmp_path / "out")}
+    arguments = [places.pop(argument, argument) for argument in arguments]
+    assert python == "python" and not places
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            cluster.add_node(num_cpus=cores)
+        command = [sys.executable, *arguments, "--shard-size", "2"]
+        env = {**os.environ, "RAY_ADDRESS": cluster.address}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    finally:
+        cluster.shutdown()
+    assert (done.returncode, besides_progress(done.stderr)) == (0, [])
+    assert as_results(rows(tmp_path / "out")) == expected_rows(model, photos)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:9"])
+def test_without_a_cluster_it_is_one_line_within_a_minute(photos, tmp_path, address):
+    pytest.importorskip("ray")
+    env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    process = start(photos, tmp_path / "out", "--address", address, env=env)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and f"error: {address}: " in only_line(err)
