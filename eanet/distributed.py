@@ -10,11 +10,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import io
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from eanet.cli import UserError, first_line, printable, require, temporary_folder
 from eanet.peers import Peers, Place
@@ -92,7 +95,18 @@ class DataParallel(Processes):
     def distribute(self, make):  # noqa: D102
         self.twin = make()
         with self.scope():
-            return make()
+            model = make()
+        model.reset_metrics = functools.partial(self._reset_metrics, model)
+        return model
+
+    def _reset_metrics(self, model) -> None:
+        """Do what Keras does, but not let JAX compare the zeros of all processes, in a collective operation per variable."""
+        import jax
+
+        for variable in model.metrics_variables:
+            zeros = np.zeros(variable.shape, variable.dtype)
+            sharding = variable.value.sharding
+            variable.assign(jax.make_array_from_callback(zeros.shape, sharding, lambda index, zeros=zeros: zeros[index]))
 
     def scope(self):  # noqa: D102
         return self._distribution.scope()
@@ -198,7 +212,7 @@ def joined(config: TrainConfig, facts: dict):
     if place is None:
         yield config, DataParallel()
         return
-    with _peers(place, config.start_timeout) as peers, contextlib.ExitStack() as stack:
+    with _peers(place, config.start_timeout) as peers, _gloo_silenced(), contextlib.ExitStack() as stack:
         processes = DataParallel(place, peers)
         processes.agree(facts | _machine())
         if not processes.is_main:
@@ -241,6 +255,21 @@ def _peers(place: Place, timeout: float):
         if not peers.closing:
             peers.stop(text, status)
         raise
+
+
+@contextlib.contextmanager
+def _gloo_silenced():
+    """Point file descriptor 1 at the null device: Gloo, which connects JAX on CPUs, says there that it is connected."""
+    sys.stdout.flush()
+    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
 
 
 def _leave_at_once(status: int) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, only_line, random_images, run_main
-from training_runs import RECIPE, STEPS, colours, error_line, read_json, weights_in
+from training_runs import RECIPE, STEPS, colours, error_line, read_json
 
 import train
 from eanet.cli import UserError
@@ -271,11 +271,15 @@ def start(*options, place=None, env=None, devices=1):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
-    env = {**os.environ, **given, **(env or {})}
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": f"{os.environ['EANET_SHARED']}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    env = {**os.environ, **given, **cache, **(env or {})}
     return subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(*running, timeout=300):
+def finish(*running, timeout=600):
     """Wait for processes that were started; return [(exit status, standard output, standard error), ...]."""
     texts = [process.communicate(timeout=timeout) for process in running]
     return [(process.returncode, *text) for process, text in zip(running, texts, strict=True)]
@@ -295,10 +299,10 @@ def train_together(*options, count=2, **kwargs):
 
 
 def largest_difference(folder, other):
-    """Return the largest difference between the saved weights of two runs."""
-    one, two = weights_in(folder), weights_in(other)
-    assert one.keys() == two.keys()
-    return max(float(abs(one[name] - two[name]).max()) for name in one)
+    """Return the largest difference between the checkpoints of two runs: weights, their average, the optimizer."""
+    with np.load(folder / "checkpoint.npz") as one, np.load(other / "checkpoint.npz") as two:
+        assert one.files == two.files
+        return max(float(abs(one[name] - two[name]).max()) for name in one.files if name != "meta")
 
 
 def losses(path):
@@ -311,6 +315,8 @@ def assert_same_training(folder, other):
     one, two = (read_json(path / "history.json") for path in (folder, other))
     for key in ("loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"):
         np.testing.assert_allclose(one[key], two[key], atol=1e-4)
+    one, two = (read_json(path / "eval_results.json") for path in (folder, other))
+    assert one["accuracy"] == two["accuracy"] and abs(one["loss"] - two["loss"]) < 1e-4
     assert largest_difference(folder, other) < 1e-4
 
 
