@@ -82,17 +82,35 @@ def default_conversions() -> dict:
 
 
 class _Lite:
+    """Predicts one image at a time, as a phone does."""
+
     def __init__(self, interpreter):
         self.interpreter = interpreter
+        interpreter.allocate_tensors()
 
     def predict_on_batch(self, images):
-        lite, images = self.interpreter, np.asarray(images, np.float32)
-        (source,), (target,) = lite.get_input_details(), lite.get_output_details()
-        lite.resize_tensor_input(source["index"], images.shape)
-        lite.allocate_tensors()
-        lite.set_tensor(source["index"], images)
-        lite.invoke()
-        return lite.get_tensor(target["index"])
+        (source,), (target,) = self.interpreter.get_input_details(), self.interpreter.get_output_details()
+        found = []
+        for image in np.asarray(images, np.float32):
+            self.interpreter.set_tensor(source["index"], image[None])
+            self.interpreter.invoke()
+            found.append(self.interpreter.get_tensor(target["index"])[0])
+        return np.stack(found)
+
+
+def default_rows(model, split) -> list[dict]:
+    """Return accuracy and agreement with Keras of what the converters make of the model; no rows if one is not installed."""
+    try:
+        converted = default_conversions()
+    except ModuleNotFoundError as error:
+        print(f"exports.py: the converters' defaults are left out: {error.name} is not installed", file=sys.stderr)
+        return []
+    expected, rows = accuracy(model, split)[0].argmax(1), []
+    for name, each in converted.items():
+        probabilities, top1 = accuracy(each, split)
+        same = float((probabilities.argmax(1) == expected).mean())
+        rows.append({"form": name, "top1_accuracy": top1, "same_answers": same})
+    return rows
 
 
 def accuracy(model, split, step: int = 500) -> tuple[np.ndarray, float]:
@@ -157,15 +175,8 @@ def main(argv=None) -> None:
     model = found["Keras"]
     split = common.cifar100(args.data, model.config).test
     rows, others, import_s = measure(found, split, args.rounds)
-    try:
-        defaults = [
-            {"form": name, "top1_accuracy": accuracy(each, split)[1]} for name, each in default_conversions().items()
-        ]
-    except ModuleNotFoundError as error:
-        print(f"exports.py: the converters' defaults are left out: {error.name} is not installed", file=sys.stderr)
-        defaults = []
     facts = dict(preset=preset_name(model.config), split=split.name, num_images=len(split), checksum=model_checksum(model))
-    common.report("exports", rows, peers=others, defaults=defaults, import_s=import_s, **facts)
+    common.report("exports", rows, peers=others, defaults=default_rows(model, split), import_s=import_s, **facts)
 
 
 if __name__ == "__main__":

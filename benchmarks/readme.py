@@ -160,7 +160,9 @@ def exports(found: dict) -> str:
     parts = ["## Exports", table(columns, found["rows"])]
     parts.append(f"On {found['num_images']:,} images ({found['split']}); {where}. {measured(found)}")
     if defaults := found.get("defaults"):
-        parts.append(table({"form": "what a converter's default settings leave", "top1_accuracy": "top-1, %"}, defaults))
+        columns = {"form": "what a converter's default settings leave", "top1_accuracy": "top-1, %",
+                   "same_answers": "same answers as Keras, %"}  # fmt: skip
+        parts.append(table(columns, defaults))
     if peers := found.get("peers"):
         columns = {"model": "other networks, same run", "parameters": "parameters", "top1_accuracy": "published top-1, %"}
         columns |= {"one_image_ms": "one image, ms", "images_per_second": SPEED, "source": "accuracy from"}

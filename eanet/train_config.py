@@ -162,7 +162,7 @@ class TrainConfig:
         """Return a copy with values for the options that follow the data.
 
         - Batches of 128; below 5,000 images about a fortieth of them, at least 16.
-        - 75 epochs; below 2,600 images as many as make 1,500 steps, at most 200.
+        - 75 epochs; below 1,700 images as many as make 1,000 steps, at most 200.
         - A peak learning rate of 0.005. Two epochs of warm-up, at most a tenth of all.
         - With initial weights and fewer than 10,000 images, a quarter of the epochs, and 0.001.
         - `default_ema`.
@@ -177,7 +177,7 @@ class TrainConfig:
         if new.batch_size is None:
             new.batch_size = automatic_size
         if new.epochs is None:
-            enough = 75 if num_images is None else max(75 / 128, 1500 / num_images) * automatic_size
+            enough = 75 if num_images is None else max(75 / 128, 1000 / num_images) * automatic_size
             new.epochs = max(1, round(min(200, enough) / (4 if tuned else 1)))
         if new.warmup_epochs is None:
             new.warmup_epochs = min(2.0, new.epochs / 10)

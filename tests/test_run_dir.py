@@ -56,10 +56,10 @@ def test_automatic_options_resume(tmp_path):
     recorded = {
         name: run.settings["recipe"][name] for name in ("learning_rate", "batch_size", "epochs", "warmup_epochs", "ema")
     }
-    assert recorded == dict(learning_rate=5e-3, batch_size=16, epochs=75, warmup_epochs=2.0, ema=1 - 20 / 1500)
+    assert recorded == dict(learning_rate=5e-3, batch_size=16, epochs=50, warmup_epochs=2.0, ema=1 - 20 / 1000)
     assert reproducing_command(run.config, 320).split()[4:] == ["--preset", "tiny"]
     write_json(folder / "settings.json", run.settings)
-    for options in ([], ["--epochs", 75], ["--batch-size", 16, "--ema", recorded["ema"]]):
+    for options in ([], ["--epochs", 50], ["--batch-size", 16, "--ema", recorded["ema"]]):
         assert prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder, *options)).resuming
     with pytest.raises(UserError, match="with batch_size 16 instead of 32;"):
         prepare_run(train_config("--data", colours(), "--preset", "tiny", "--output", folder, "--batch-size", 32))
