@@ -185,7 +185,8 @@ def _split_of(dataset: Dataset, name: str | None, data) -> Split:
         return next(iter(found.values()))
     if name not in found:
         which = f"split {name}: " if name else ""
-        raise UserError(f"{which}{data or 'CIFAR-100'} has no {name or 'test'} split; it has {', '.join(found)}")
+        there = f"it has {', '.join(found)}; name one as split"
+        raise UserError(f"{which}{data or 'CIFAR-100'} has no {name or 'test'} split; {there}")
     return found[name]
 
 

@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 
 from eanet.cli import UserError, printable
-from eanet.data.archives import ARCHIVE_SUFFIXES, expand_tables, is_archive, is_compressed_table, scan_archive
+from eanet.data.archives import (
+    ARCHIVE_SUFFIXES,
+    expand_tables,
+    foreign_archive,
+    is_archive,
+    is_compressed_table,
+    scan_archive,
+)
 from eanet.data.augmentation import Batches
 from eanet.data.build import build_dataset, resize_splits
 from eanet.data.cifar import download_cifar100, find_cifar, load_cifar
@@ -262,8 +269,7 @@ def _refuse(tree: Folder, where: str, columns: dict, left_out: LeftOut, problem:
     if sheets:
         raise UserError(f"{where}: {sheets[0].path}: {SPREADSHEET}")
     if others := [file for file in files if file.suffix in OTHER_ARCHIVES]:
-        kind = others[0].suffix.removeprefix(".")
-        raise UserError(f"{where}: {others[0].path}: a {kind} archive, which is not read; unpack it, or make it a zip")
+        raise foreign_archive(f"{where}: {others[0].path}", others[0].suffix.removeprefix("."))
     first = f" (it holds {', '.join(file.path for file in files[:3])}{', ...' if len(files) > 3 else ''})" if files else ""
     if not files and left_out.entries:
         first = f" (left out: {left_out.entries[0]['path']}: {left_out.entries[0]['reason']})"

@@ -41,6 +41,11 @@ def is_archive(path) -> bool:
     return head.startswith((b"PK\3\4", b"PK\5\6", *_COMPRESSED, *_FOREIGN)) or head[257:262] == b"ustar"
 
 
+def foreign_archive(path, kind: str) -> UserError:
+    """Return the error for an archive of a kind that is not read."""
+    return UserError(f"{path}: a {kind} archive, which is not read; unpack it, or make it a zip")
+
+
 def is_compressed_table(name: str) -> bool:
     """Return whether a file is a table that is compressed by itself, such as labels.csv.gz."""
     return re.search(r"\.(csv|tsv|jsonl|ndjson|json)\.(gz|bz2|xz)$", name, re.I) is not None
@@ -108,7 +113,7 @@ def scan_archive(path, left_out: LeftOut, content: bytes | None = None) -> Folde
         head = file.read(8)
     for magic, kind in _FOREIGN.items():
         if head.startswith(magic):
-            raise UserError(f"{path}: a {kind} archive, which is not read; unpack it, or make it a zip")
+            raise foreign_archive(path, kind)
     members = _Members(source, left_out)
     try:
         if head.startswith(b"PK"):

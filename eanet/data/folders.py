@@ -236,12 +236,16 @@ def _samples_of(classes: dict[str, list[Folder]]) -> list[Sample]:
 
 def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], listing: Listing, where: str) -> None:
     """Raise UserError for an empty class, an empty split or an unknown class; note where the classes of train/ are."""
+
+    def empty(place: Folder) -> UserError:
+        return UserError(f"{where}/{place.path}: no images in it; add some, or remove it")
+
     filled = {sample.label for sample in samples}
     if split == "train":
         _refuse_targets(classes, where)
         for name, children in classes.items():
             if name not in filled or not any(map(has_images, children)):
-                raise UserError(f"{where}/{children[0].path}: no images in it; add some, or remove it")
+                raise empty(children[0])
         listing.places = {name: children[0].path for name, children in classes.items()}
         listing.source = f"{folder.path}/ " if folder.parts else ""
     elif listing.places and (unknown := sorted(set(classes) - set(listing.places))):
@@ -249,7 +253,7 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
         hint = f", which has {printable(close[0])}" if close else ""
         raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/{hint}")
     elif not samples:
-        raise UserError(f"{where}/{folder.path}: no images in it; add some, or remove it")
+        raise empty(folder)
 
 
 def _refuse_targets(names, where: str) -> None:
