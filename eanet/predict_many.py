@@ -29,7 +29,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,9 +106,10 @@ def predict_many(
     images = errors = 0
     if shards:
         with _cluster(ray, address, workers) as cores:
-            results = _classify(ray, shards, min(workers or cores, len(shards)), arguments)
-            for result in with_progress(results, job["images"], before):
-                images, errors = images + int(result["images"]), errors + int(result["errors"])
+            count = min(workers or cores, len(shards))
+            with contextlib.closing(_classify(ray, shards, count, arguments)) as results:
+                for result in with_progress(results, job["images"], before):
+                    images, errors = images + int(result["images"]), errors + int(result["errors"])
     close_job(destination)
     return Summary(images, errors, before)
 
@@ -127,7 +128,7 @@ def _describe(listed: Source, model: bytes, top_k: int, shard_size: int) -> dict
 
 def _import_ray(address: str | None):
     """Import Ray with settings that it reads from the environment at this time."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
     if address is None:
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on every system: listen on the loopback address only
     for name, value in settings.items():
@@ -159,6 +160,7 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
 
         _check_answers(address)
         options |= {"address": address, "runtime_env": {"py_modules": [eanet, modeling_eanet]}}
+    logging.disable(logging.CRITICAL)  # Ray Data sets up its own logger and logs what it raises
     try:
         try:
             ray.init(**options)
@@ -169,6 +171,7 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
         yield cores
     finally:
         ray.shutdown()
+        logging.disable(logging.NOTSET)
 
 
 def _check_workers(workers: int | None, cores: int) -> None:
@@ -189,11 +192,10 @@ def _check_answers(address: str) -> None:
         raise UserError(f"{printable(address)}: does not answer ({first_line(error)})") from None
 
 
-def _classify(ray, shards: list, workers: int, arguments: tuple) -> Iterator[dict]:
+def _classify(ray, shards: list, workers: int, arguments: tuple) -> Generator[dict]:
     """Yield the result of each shard as it is finished."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"shard": json.dumps(shard)} for shard in shards]
     # A block is a shard. Ray Data starts a killed worker again, and repeats its shard.
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
@@ -204,19 +206,19 @@ def _classify(ray, shards: list, workers: int, arguments: tuple) -> Iterator[dic
         num_cpus=1,
     )
     try:
-        rows = iter(results.iter_rows())
-        with native_stderr_silenced():  # Ray's core has an opinion on how Ray Data creates workers
-            first = next(rows)
-        yield from itertools.chain([first], rows)
+        with contextlib.closing(iter(results.iter_rows())) as rows:  # stops Ray Data before Ray
+            with native_stderr_silenced():  # Ray's core has an opinion on how Ray Data creates workers
+                first = next(rows)
+            for row in itertools.chain([first], rows):
+                if row["failure"]:
+                    raise _failed(row["failure"])
+                yield row
     except ray.exceptions.RayError as error:
-        raise UserError(f"a worker failed ({_reason(error)}); the same command goes on from the finished shards") from None
+        raise _failed(first_line(error)) from None
 
 
-def _reason(error: BaseException) -> str:
-    """Return the first line of the exception in a worker, without those that Ray wraps it in."""
-    while isinstance(cause := getattr(error, "cause", None) or error.__cause__, BaseException):
-        error = cause
-    return first_line(error)
+def _failed(reason: str) -> UserError:
+    return UserError(f"a worker failed ({reason}); the same command goes on from the finished shards")
 
 
 def with_progress(results: Iterable[dict], total: int, done: int) -> Iterator[dict]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eanet.cli import UserError, atomic_path, printable, temporary_folder
+from eanet.cli import UserError, atomic_path, first_line, printable, temporary_folder
 from eanet.predict import fitting_batch, predict_batch, top_predictions
 from eanet.sources import Piece, Source, filesystem, is_url, one_line, read_images
 
@@ -88,9 +88,6 @@ class ShardClassifier:
         destination: an existing folder or URL.
         model: content of the ONNX file.
         top_k: labels per image.
-
-    Raises:
-        UserError: this machine cannot see the source or the destination.
     """
 
     def __init__(self, source: Source, destination: str, model: bytes, top_k: int):
@@ -102,24 +99,44 @@ class ShardClassifier:
             path.write_bytes(model)
             self.model = OnnxModel(path, threads=1)
         self.batch_size = fitting_batch(BATCH, self.model.config)
-        for place in (source.root, posixpath.join(destination, JOB_FILE)):
+
+    def __call__(self, batch: dict) -> dict:
+        """Classify a shard.
+
+        Args:
+            batch: `shard`, a list of one, JSON of its number and pieces.
+
+        Returns:
+            Lists of one: `images` and `errors`, how many there were, and `failure`, why the shard has no file, or "". Ray
+            Data would keep of an exception no more than that there was one.
+        """
+        images = errors = 0
+        failure = ""
+        try:
+            images, errors = self.classify(*json.loads(batch["shard"][0]))
+        except UserError as error:
+            failure = str(error)
+        except Exception as error:  # of the storage service's client
+            failure = f"{type(error).__name__}: {first_line(error)}"
+        return {"images": np.array([images]), "errors": np.array([errors]), "failure": np.array([failure])}
+
+    def classify(self, number: int, pieces: list[Piece]) -> tuple[int, int]:
+        """Classify one shard and write its file; return the number of its images, and of those with an error.
+
+        Raises:
+            UserError: this machine cannot see the source or the destination.
+            Exception: the storage service fails.
+        """
+        for place in (self.source.root, posixpath.join(self.destination, JOB_FILE)):
             if not is_url(place) and not os.path.exists(place):
                 where = f"{printable(place)}: not there on the worker {socket.gethostname()}"
                 raise UserError(f"{where}; use a folder that all machines share, or a bucket")
-
-    def __call__(self, batch: dict) -> dict:
-        """Classify the shards `{"shard": [JSON of number and pieces, ...]}`; return the `images` and `errors` of each."""
-        counts = [self.classify(*json.loads(shard)) for shard in batch["shard"]]
-        return {key: np.array([count[key] for count in counts]) for key in ("images", "errors")}
-
-    def classify(self, number: int, pieces: list[Piece]) -> dict[str, int]:
-        """Classify one shard and write its file; return how many `images` and `errors` it had."""
         rows: list[dict] = []
         images = read_images(self.source, pieces, self.model.config)
         while batch := list(itertools.islice(images, self.batch_size)):
             rows += self._classify_batch(batch)
         write_file(self.destination, shard_name(number), _parquet(rows))
-        return {"images": len(rows), "errors": sum(row["error"] is not None for row in rows)}
+        return len(rows), sum(row["error"] is not None for row in rows)
 
     def _classify_batch(self, batch) -> list[dict]:
         images = [image for _, image in batch if not isinstance(image, str)]

@@ -1,7 +1,6 @@
 """python -m eanet.predict_many: sources, shards and restarts, with a stand-in for Ray and with Ray itself."""
 
 import io
-import json
 import os
 import shlex
 import signal
@@ -71,7 +70,7 @@ def ray(monkeypatch):
     inline = Inline()
     monkeypatch.setitem(sys.modules, "ray", inline)
     monkeypatch.setitem(sys.modules, "ray.data", inline.data)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_AUTO_CONNECT", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
         monkeypatch.setenv(name, "")  # restored afterwards
         monkeypatch.delenv(name)
     return inline
@@ -226,7 +225,7 @@ def test_a_shard_has_the_predictions_of_inference(photos, model, tmp_path):
     source = list_source(str(photos))
     open_job(str(tmp_path / "out"), {"top_k": 3})
     worker = ShardClassifier(source, str(tmp_path / "out"), onnx_file(), 3)
-    assert worker.classify(0, next(source.shards(100))) == {"images": 12, "errors": 2}
+    assert worker.classify(0, next(source.shards(100))) == (12, 2)
     found = {row["path"]: row for row in rows(tmp_path / "out")}
     for result in classify_files(model, list(source.files), 3):
         row = found.pop(result.path)
@@ -242,14 +241,19 @@ def test_names_that_are_no_text_are_escaped(tmp_path, model):
     source = list_source(str(tmp_path / "photos"))
     open_job(str(tmp_path / "out"), {})
     worker = ShardClassifier(source, str(tmp_path / "out"), onnx_file(), 1)
-    assert worker({"shard": [json.dumps([0, next(source.shards(9))])]})["errors"] == [0]
+    assert worker.classify(0, next(source.shards(9))) == (1, 0)
     assert rows(tmp_path / "out")[0]["path"] == f"{tmp_path}/photos/\\udcff.png"
 
 
-def test_a_worker_without_the_shared_folder_says_so(tmp_path, model):
-    source = Source("nowhere", str(tmp_path), None)
-    with pytest.raises(UserError, match="nowhere: not there on the worker .*; use a folder that all machines share"):
-        ShardClassifier(source, str(tmp_path), onnx_file(), 1)
+def test_a_worker_that_cannot_go_on_says_why(ray, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getcwd", lambda: "/elsewhere")  # as on a machine without the folder
+    assert run("photos", "memory://elsewhere/out") == 2
+    line = only_line(capsys.readouterr().err)
+    assert "error: a worker failed (/elsewhere/photos: not there on the worker " in line
+    assert line.endswith(
+        "use a folder that all machines share, or a bucket); the same command goes on from the finished shards"
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- the job
