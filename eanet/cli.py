@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import unicodedata
@@ -60,25 +61,25 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
 @contextlib.contextmanager
 def uninterrupted():
     """Hold Ctrl-C back until the block ends, so that what it writes is complete; a second Ctrl-C gets through."""
-    held = False
+    before, held = signal.getsignal(signal.SIGINT), False
 
-    def hold(*_):
+    def hold(*args):
         nonlocal held
         if held:
-            raise KeyboardInterrupt
+            before(*args)
         held = True
 
-    try:
-        before = signal.signal(signal.SIGINT, hold)
-    except ValueError:  # not the main thread, which is the one that gets it
+    # Only the main thread gets it; a background job of a script ignores it.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
+    signal.signal(signal.SIGINT, hold)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
     if held:
-        raise KeyboardInterrupt
+        before(signal.SIGINT, None)
 
 
 def require(package: str, hint: str):
