@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LEAN
+from conftest import LEAN, run_program
 
 CLIENTS = Path(__file__).parent / ".clients"
 
@@ -64,6 +64,12 @@ def installed(requirement, *options):
         except OSError:  # another test process was faster
             shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def run_patched(folder, code, *args, timeout=600, **env):
+    """Run train.py in a process of its own, with `env`, after `code`, which may define another `main`."""
+    (folder / "patched.py").write_text(f"import train\nmain = train.main\n{code}\n")
+    return run_program("patched", *args, env={"PYTHONPATH": str(folder), **env}, timeout=timeout)
 
 
 def trainable(model):

@@ -9,6 +9,7 @@ import sys
 import pytest
 from conftest import run_program
 from hub_session import REPO, SETUP, commit_by_hand
+from isolated import run_patched
 from training_runs import (
     ARTEFACTS,
     FIGURES,
@@ -44,11 +45,10 @@ sys.addaudithook(hook)
 def test_training_killed_25_times_ends_with_the_same_weights(tmp_path):
     folder, patch, rng = tmp_path / "run", tmp_path / "patch", random.Random(0)
     patch.mkdir()
-    (patch / "killed.py").write_text(f"{KILLER}\nimport train\nmain = train.main\n")
     command = ["--data", colours(), *RECIPE, "--output", folder]
-    env = {"PYTHONPATH": str(patch), "KILL_ROOTS": str(folder)}
     for kill in range(25):
-        done = run_program("killed", *command, env={**env, "KILL_AT": str(rng.randint(1, 12 + 2 * kill))}, timeout=1200)
+        moment = str(rng.randint(1, 12 + 2 * kill))
+        done = run_patched(patch, KILLER, *command, timeout=1200, KILL_ROOTS=str(folder), KILL_AT=moment)
         assert done.returncode in (-signal.SIGKILL, 0), done.stderr
     done = run_program("train", *command, timeout=1200)
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 import pytest
 from conftest import only_line, run_program
+from isolated import run_patched
 from training_runs import (
     ARTEFACTS,
     EPOCHS,
@@ -33,13 +34,6 @@ from training_runs import (
 from eanet import trainer
 from eanet.run_dir import finished_results
 from modeling_eanet import from_pretrained_keras
-
-
-def run_patched(folder, code, *args):
-    """Run train.py in a process of its own after `code`."""
-    lines = "".join(f"    {line}\n" for line in code.strip().splitlines())
-    (folder / "patched.py").write_text(f"import train\n\ndef main(argv=None):\n{lines}    return train.main(argv)\n")
-    return run_program("patched", *args, env={"PYTHONPATH": str(folder)})
 
 
 def test_resume_is_bit_equal(tmp_path):
@@ -91,9 +85,10 @@ def test_finished_run_is_answered_from_its_results(tmp_path):
 import sys
 from eanet import run_dir
 run_dir.load_dataset = None
-status = train.main(argv)
-assert not {"tensorflow", "keras"} & set(sys.modules)
-return status
+def main(argv=None):
+    status = train.main(argv)
+    assert not {"tensorflow", "keras"} & set(sys.modules)
+    return status
 """
     result = run_patched(tmp_path, code, *command)
     assert (result.returncode, result.stdout) == (0, out), result.stderr
