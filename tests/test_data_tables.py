@@ -236,7 +236,11 @@ def test_a_column_without_a_name_has_a_number(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "has 1 class"), (gzip.compress(bytes(2**25 + 1)), "expands to more than"), (b"\x1f\x8b" + bytes(20), "damaged (")],
+    [
+        (b"", "has 1 class"),
+        (gzip.compress(bytes(2**25 + 1)), "expands to more than"),
+        (b"\x1f\x8b" + bytes(20), "damaged ("),
+    ],
     ids=["empty", "bomb", "damaged"],
 )
 def test_a_compressed_table_that_cannot_be_used(content, message, tmp_path):
