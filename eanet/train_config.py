@@ -108,7 +108,7 @@ class TrainConfig:
     coordinator: str | None = None  # HOST:PORT of process 0; this and the next two for several processes
     processes: int | None = None
     process_id: int | None = None  # from 0
-    start_timeout: float = 50.0  # seconds to wait for the other processes at the start
+    start_timeout: float = 45.0  # seconds to wait for the other processes at the start
 
     def __post_init__(self):
         if self.init_from:

@@ -289,6 +289,7 @@ def _build(run: Run, training):
     classes = len(run.dataset.labels)
     weights = balanced_class_weights(training.y, classes) if config.class_weights else None
     batches = Batches(training, classes, config.batch_size, config.seed, on_jax, weights, config.augment)
+    run.processes.part(batches)  # raises UserError before anything is written
     with run.processes.scope():
         compile_model(model, config, len(batches))
     return model, batches

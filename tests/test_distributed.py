@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, only_line, random_images, run_main
-from training_runs import RECIPE, STEPS, colours, error_line, read_json
+from training_runs import RECIPE, colours, error_line, read_json
 
 import train
 from eanet.cli import UserError
@@ -299,10 +299,11 @@ def train_together(*options, count=2, **kwargs):
 
 
 def largest_difference(folder, other):
-    """Return the largest difference between the checkpoints of two runs: weights, their average, the optimizer."""
+    """Compare the checkpoints of two runs: weights, their average, the optimizer. Relative to values above 1."""
     with np.load(folder / "checkpoint.npz") as one, np.load(other / "checkpoint.npz") as two:
         assert one.files == two.files
-        return max(float(abs(one[name] - two[name]).max()) for name in one.files if name != "meta")
+        pairs = [(one[name].astype(float), two[name]) for name in one.files if name != "meta"]
+        return max(float((abs(a - b) / np.maximum(1, abs(a))).max()) for a, b in pairs)
 
 
 def losses(path):
@@ -321,7 +322,9 @@ def assert_same_training(folder, other):
 
 
 # Without biases that a norm cancels: their gradients are rounding errors, which Adam scales up, to no effect on the outputs.
-SAME = [*RECIPE, "--epochs", 2, "--set", "redundant_bias=false", "--augment", "trivial", "--json"]
+STEPS = 10  # per epoch
+SAME = [*RECIPE, "--epochs", 2, "--batch-size", 24, "--learning-rate", 0.005, "--set", "redundant_bias=false"]
+SAME += ["--augment", "trivial", "--json"]
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +404,7 @@ def test_processes_that_do_not_fit_stop_before_the_first_step(official, tmp_path
         return [error_line(status, err) for status, _, err in results]
 
     first, second = errors([], ["--batch-size", 8])
-    assert "has batch_size 8, process 0 has 16; start all with the same options and data" in first and first == second
+    assert "has batch_size 8, process 0 has 24; start all with the same options and data" in first and first == second
     first, second = errors([], ["--data", official])
     assert "has training data " in first and first == second
     first, second = errors(["--batch-size", 15], ["--batch-size", 15])
@@ -412,11 +415,11 @@ def test_processes_that_do_not_fit_stop_before_the_first_step(official, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
-def test_absent_process_is_one_line_within_a_minute(index, tmp_path):
-    begun = time.monotonic()
-    [(status, _, err)] = finish(start("--data", colours(), *SAME, "--output", tmp_path / "run", place=places()[index]))
-    print(f"after {time.monotonic() - begun:.1f} s: {error_line(status, err)}")
-    assert time.monotonic() - begun < 60 and "in 50 s" in err
+def test_absent_process_is_one_line_and_no_folder(index, tmp_path):
+    options = ["--data", colours(), *SAME, "--start-timeout", 5, "--output", tmp_path / "run"]
+    [(status, out, err)] = finish(start(*options, place=places()[index]))
+    assert "in 5 s" in error_line(status, err) and out == "" and not (tmp_path / "run").exists()
+    assert TrainConfig.start_timeout < 50
 
 
 # Examples -------------------------------------------------------------------------------------------------------------
