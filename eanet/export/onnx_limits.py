@@ -183,7 +183,8 @@ class _Reader:
         raise ValueError
 
     def _integers(self, part: range) -> list[int]:
-        values, at = [], part.start
+        values: list[int] = []
+        at = part.start
         while at < part.stop and len(values) < 64:
             value, at = self._integer(at)
             values.append(value)
