@@ -114,7 +114,7 @@ def test_readme_leaves_out_other_weights_and_missing_results(tmp_path):
     for heading in ("## Exports", "## Evaluation"):
         assert heading in readme.render() and heading not in other + marked
     (tmp_path / "exports.json").unlink()
-    assert "one core" not in readme.render(tmp_path) and "## Training speed" in readme.render(tmp_path)
+    assert "ms, one core" not in readme.render(tmp_path) and "## Training speed" in readme.render(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["[]", "{}", "no json", '{"rows": [{}]}'])

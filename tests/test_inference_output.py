@@ -291,6 +291,15 @@ def test_resume_is_refused_in_one_line(tmp_path, what):
     assert path.read_bytes() == content
 
 
+def test_what_stands_in_the_way_of_a_file_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match="^pyarrow is not installed; `pip install pyarrow`, or write .csv or .jsonl$"):
+        ResultFile(tmp_path / "x.parquet")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=r"x\.csv: no permission to write to its folder"):
+        ResultFile(tmp_path / "x.csv")
+
+
 def test_two_processes_do_not_write_one_file(tmp_path):
     with ResultFile(tmp_path / "x.csv") as file:
         file.begin(JOB)
