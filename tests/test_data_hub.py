@@ -279,3 +279,21 @@ def test_a_small_parquet_file_that_declares_much_is_refused(tmp_path):
     assert path.stat().st_size < 100_000
     for data in (path, tmp_path):
         assert "train.parquet: declares 150,000 rows in " in error_of(data)
+
+
+def test_addresses_are_downloaded_where_they_are_named(tmp_path, monkeypatch):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"url": [f"https://example.org/{i}.jpg" for i in range(6)], "label": ["a", "b"] * 3}
+    parquet.write_table(arrow.table(columns), tmp_path / "train.parquet")
+    assert "no column is the image; it has url, label; name one as image_column" in error_of(tmp_path)
+    monkeypatch.setattr("datasets.utils.file_utils.xopen", lambda path, mode: io.BytesIO(png(int(path[-5]))))
+    assert sizes(load(tmp_path, image_column="url")) == (6, None, None, 0)
+    monkeypatch.setattr("datasets.utils.file_utils.xopen", lambda path, mode: open(path))
+    message = "6 of 6 images cannot be read, more than a tenth; first train[0]: could not be downloaded ("
+    assert message in error_of(tmp_path, image_column="url")
+
+
+def test_a_damaged_parquet_file_prints_nothing_else(tmp_path, capfd):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1xxxxPAR1")
+    assert "cannot be read as a data set" in error_of(tmp_path)
+    assert capfd.readouterr() == ("", "")

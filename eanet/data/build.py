@@ -49,6 +49,8 @@ def build_dataset(
         check_labels(listing, where, labels)
     arrays = {split: read_samples(samples, config, left_out, split) for split, samples in listing.samples.items()}
     if listing.labels is None:
+        if not any(found for _, found, _ in arrays.values()):
+            left_out.check(where, strict)
         listing.labels = _sorted({label for _, found, _ in arrays.values() for label in found}, listing)
         check_labels(listing, where, labels)
     index = {label: i for i, label in enumerate(labels or listing.labels)}

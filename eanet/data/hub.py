@@ -122,6 +122,7 @@ def open_tables(path, shards) -> dict[str, Any]:
     import datasets
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # or each retry prints two lines
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it says of a damaged file is in its error too
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # ours counts images
     try:
@@ -239,6 +240,8 @@ def _rows_known(table, split) -> int | None:
 
 def image_source(cell):
     """Return the content of an image, its path, an image that is decoded already, or a function that downloads it."""
+    if isinstance(cell, str) and cell.startswith(("http://", "https://")):
+        return functools.partial(_download, cell)
     if not isinstance(cell, dict):
         return cell if cell is not None else b""
     if cell.get("bytes") is not None:
