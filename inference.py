@@ -76,9 +76,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error("the following arguments are required: PATH")
     if args.null and not any(map(is_list, args.paths)):
         parser.error("argument -0/--null: goes with a list, @FILE or standard input without PATH")
-    if args.format and args.output:
+    if args.format and args.output is not None:
         parser.error("argument --format: is for standard output; the name of the --output file says its format")
-    if args.resume and not args.output:
+    if args.resume and args.output is None:
         parser.error("argument --resume: goes with --output")
     return args
 
@@ -88,7 +88,7 @@ def main(argv=None) -> int:
     args = parse_args(argv)
     options = {name: getattr(args, name) for name in ("model", "runtime", "top_k", "batch_size", "threads", "null")}
     job = Job(tuple(args.paths), **options)
-    if args.output:
+    if args.output is not None:
         classified, unreadable = classify_into(args.output, job, resume=args.resume)
     else:
         classified, unreadable = classify_to(sys.stdout, job, args.format or "text")

@@ -22,7 +22,7 @@ from large_sets import memory_of
 from eanet.cli import UserError, temporary_folder
 from eanet.machine import available_cores
 
-SIDES, KINDS, PART = (300, 1500), 300, 2000
+SIDES, KINDS, PART = (300, 1500), 300, 1500
 ROUNDS, KILLS = 5, 10
 # What one would write by hand, for the images PART of PARTS in a list. Start-up is part of the time, as for inference.py.
 PLAIN = """

@@ -97,13 +97,13 @@ class ResultFile:
 
     def __init__(self, path, resume: bool = False):
         self.path, self.rows, self.errors = Path(path), 0, 0
+        if self.path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{path}: unknown format; the name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         self._parquet = self.path.suffix.lower() == ".parquet"
         self._row_path = self.path.with_name(f"{self.path.name}.part") if self._parquet else self.path
         self._job_path = self.path.with_name(f"{self.path.name}.job")
         self._done: Counter[str] = Counter()
         self._synced, self._resources = time.monotonic(), contextlib.ExitStack()
-        if self.path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{path}: unknown format; the name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         folder = self.path.parent
         if not folder.is_dir():
             raise UserError(f"{path}: no such folder: {folder}")
@@ -117,7 +117,7 @@ class ResultFile:
             raise UserError(f"{path}: exists already; go on with it (--resume), or write to another file")
 
     def _begun(self) -> bool:
-        return any(path.is_file() and path.stat().st_size for path in (self.path, self._row_path))
+        return _has_content(self.path) or _has_content(self._row_path)
 
     def __enter__(self):
         return self
@@ -137,15 +137,15 @@ class ResultFile:
         """
         self._format = JsonLines() if self.path.suffix.lower() != ".csv" else CommaSeparated(job["top_k"])
         begun = self._begun()
-        if self._parquet and self.path.is_file() and not self._row_path.is_file():
+        if begun:
+            self._check_job(job)
+        if self._parquet and _has_content(self.path) and not _has_content(self._row_path):
             with atomic_path(self._row_path) as temporary, open(temporary, "wb") as file:
                 file.writelines(map(self._format.encode, _read_parquet(self.path)))
         self._file = self._resources.enter_context(open(self._row_path, "ab", buffering=0))
         if self._resources.enter_context(locked(self._row_path)) is False:
             raise UserError(f"{self.path}: another process is writing to it")
-        if begun:
-            self._check_job(job)
-        else:
+        if not begun:
             write_json(self._job_path, job)
         self._read()
 
@@ -172,7 +172,7 @@ class ResultFile:
                 try:
                     path, failed = self._format.decode(row)
                     self._done[_name(path)] += 1
-                except (ValueError, KeyError, TypeError, csv.Error, RecursionError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, csv.Error, RecursionError) as error:
                     where = f"{self._row_path}: row {self.rows + 1}"
                     raise UserError(f"{where} is not a result ({first_line(error)}); remove it to resume") from None
                 self.rows, self.errors, size = self.rows + 1, self.errors + failed, size + len(row)
@@ -237,6 +237,10 @@ class ResultFile:
                 self._row_path.unlink()
         except OSError as error:
             raise self._failed(error) from None
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _name(path: str) -> str:
