@@ -45,7 +45,7 @@ HINT = '`pip install "ray[data]"`'
 INTERRUPTED = "stopped; the same command goes on from the finished shards"
 SHARD_SIZE = 1000
 LINE_SECONDS = 30  # between lines of progress where there is no terminal
-CONNECT_SECONDS = 20
+CONNECT_SECONDS = 15
 STORE_BYTES = 2**27  # Ray's object store holds the lists of the shards, no images
 
 
@@ -128,11 +128,13 @@ def _describe(listed: Source, model: bytes, top_k: int, shard_size: int) -> dict
 
 def _import_ray(address: str | None):
     """Import Ray with settings that it reads from the environment at this time."""
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_AUTO_CONNECT": "0"}
+    settings = {"USAGE_STATS_ENABLED": "0", "ENABLE_AUTO_CONNECT": "0"}
     if address is None:
-        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on every system: listen on the loopback address only
+        settings["ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on every system: listen on the loopback address only
+    else:  # or it waits many minutes for a cluster that is gone
+        settings |= {"NUM_REDIS_GET_RETRIES": "1", "py_gcs_connect_timeout_s": str(CONNECT_SECONDS)}
     for name, value in settings.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(f"RAY_{name}", value)
     require("pandas", HINT)  # ray.data says less clearly what is missing
     require("pyarrow", HINT)
     ray = require("ray", HINT)
@@ -163,11 +165,12 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
     logging.disable(logging.CRITICAL)  # Ray Data sets up its own logger and logs what it raises
     try:
         try:
-            ray.init(**options)
+            with native_stderr_silenced():
+                ray.init(**options)
         except Exception as error:  # of many kinds, from ConnectionError to AssertionError
             raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
         cores = int(ray.cluster_resources().get("CPU", 0))
-        _check_workers(workers, cores)
+        _check_workers(workers or 1, cores)
         yield cores
     finally:
         ray.shutdown()
