@@ -1,4 +1,4 @@
-"""Measure `python -m eanet.predict_many` against inference.py: whole processes, the start of Ray included."""
+"""Measure `python -m eanet.predict_many` against inference.py; the times include the start of the processes and of Ray."""
 
 from __future__ import annotations
 

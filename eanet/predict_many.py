@@ -210,7 +210,7 @@ def _classify(ray, shards: list, workers: int, arguments: tuple) -> Generator[di
     )
     try:
         with contextlib.closing(iter(results.iter_rows())) as rows:  # stops Ray Data before Ray
-            with native_stderr_silenced():  # Ray's core has an opinion on how Ray Data creates workers
+            with native_stderr_silenced():  # Ray warns of the way in which Ray Data starts workers
                 first = next(rows)
             for row in itertools.chain([first], rows):
                 if row["failure"]:
