@@ -71,7 +71,8 @@ def test_run_says_and_records_what_it_found(folder, tmp_path, capsys):
     with quick_runs():
         assert run_main(train, *options, "--class-weights", "balanced") == 0
     error = capsys.readouterr().err
-    assert "set: 2 classes (green, red)\nimages: 12 train, 3 validation, no test split\nleft out: 1 file: " in error
+    found = "images: 12 train, 3 validation (3 of them also in train), no test split"
+    assert f"set: 2 classes (green, red)\n{found}\nleft out: 1 file: " in error
     assert json.loads((tmp_path / "run" / "left_out.json").read_text()) == FOUND["left_out"]
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert results["num_images"] == 3 and results["dataset"]["split"] == "validation"
