@@ -35,7 +35,7 @@ MAX_FIELDS = 500_000  # of the file; an export has about 10,000
 MAX_MEMORY = 10**9  # bytes of all tensors of all sessions
 MAX_SECONDS = 4  # to prepare a graph, and for each image of the first batch
 MAX_WINDOW = 64  # side of a convolution's kernel or a pooling's window
-OUT_OF_MEMORY, STOPPED = "Available memory of", "terminate flag"  # in what onnxruntime says
+OUT_OF_MEMORY, STOPPED = "Available memory of", ("terminate flag", "MODEL_LOAD_CANCELED")  # in what onnxruntime says
 # Numbers of fields in onnx.proto.
 _GRAPH, _TRAINING, _FUNCTIONS = 7, 20, 25
 _NODE, _INITIALIZER, _SPARSE = 1, 5, 15
@@ -232,6 +232,6 @@ def explain(error: Exception) -> str:
     """Return what an error of onnxruntime means, in a few words."""
     if OUT_OF_MEMORY in str(error):
         return f"one image takes more than {MAX_MEMORY / 1e9:.0f} GB"
-    if STOPPED in str(error):
-        return f"it takes more than {MAX_SECONDS} s for an image"
+    if any(words in str(error) for words in STOPPED):
+        return f"it takes more than {MAX_SECONDS} s to load, or for an image"
     return first_line(error)
