@@ -50,10 +50,11 @@ def hub(session):
 @pytest.fixture(scope="session")
 def made_run():
     """A run of the tiny preset on generated images, with its ONNX export."""
-    return shared("made_run", _make_run) / "run"
+    return shared("made_run", make_run) / "run"
 
 
-def _make_run(folder):
+def make_run(folder):
+    """Train the run of `made_run` in `folder / "run"`."""
     import modeling_eanet
     from eanet.export import export_onnx
 

@@ -2,6 +2,7 @@
 
 import pytest
 from hub_session import NEWEST, OLDEST, REPO, TIMEOUT, error_line
+from hub_sweep import CLIENTS, open_session, sweep
 
 from eanet.hub import errors
 
@@ -74,6 +75,16 @@ def test_a_fault_that_stays_is_one_line_and_publishes_nothing(xet, version, faul
     hub.faults.clear()
     assert session.push(run).code == 0
     assert len(hub.repos[REPO].history()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("xet", [False, True], ids=["LFS", "Xet"])
+@pytest.mark.parametrize("version", CLIENTS)
+def test_every_fault_at_every_route_publishes_nothing_or_all_and_later_works(version, xet, made_run, tmp_path):
+    with open_session(version, xet, tmp_path / "home") as session:
+        cells = list(sweep(session, made_run, tmp_path))
+    assert [cell for cell in cells if cell.problem] == []
+    assert len(cells) > 100 and {cell.status for cell in cells} == {0, 1}
 
 
 def test_a_broken_download_is_resumed_and_a_hub_that_is_gone_leaves_no_folder(session, made_run, hub, tmp_path):

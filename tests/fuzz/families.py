@@ -187,6 +187,19 @@ def _forge_onnx(rng, model):
         tensor.raw_data = np.full(len(tensor.raw_data) // 4, (np.nan, 1e38, -1e38)[rng.integers(3)], "f4").tobytes()
 
 
+def onnx_graphs(rng, folder, materials):
+    """An ONNX file with control flow, or with operators that would take gigabytes or minutes."""
+    import onnx
+    from fuzz.onnx_graphs import hostile_graph
+
+    path = materials.copy_model(folder) / "onnx" / "model.onnx"
+    model = onnx.load(path)
+    hostile_graph(rng, model)
+    path.write_bytes(model.SerializeToString())
+    done = _classify(materials, folder, [materials.image], "--model", path, "--runtime", "onnx")
+    return 1, _check_scores(done.out), [done]
+
+
 def _inspect(folder, path):
     import train
 
@@ -361,6 +374,6 @@ def saved_models(rng, folder, materials):
 FAMILIES = {
     family.__name__: family
     for family in (
-        images, configs, weights, onnx_files, saved_models, archives, pickles, matlab, payloads, cards, records
+        images, configs, weights, onnx_files, onnx_graphs, saved_models, archives, pickles, matlab, payloads, cards, records
     )
 }  # fmt: skip

@@ -64,11 +64,27 @@ def _places(value):
 
 
 def to_json(rng, value) -> bytes:
-    """Return a mutated value as JSON, sometimes with damaged bytes or nested beyond reason."""
-    text = json.dumps(mutate_json(rng, value))
-    if rng.random() < 0.03:
-        text = "[" * 100_000
-    elif rng.random() < 0.03:
-        text = '{"a":' * 100_000
-    content = text.encode("utf-8", "surrogatepass")
+    """Return a mutated value as JSON, sometimes with damaged bytes or with something in excess."""
+    if rng.random() < 0.12:
+        return stretch_json(rng, value).encode()
+    content = json.dumps(mutate_json(rng, value)).encode("utf-8", "surrogatepass")
     return mutate_bytes(rng, content) if rng.random() < 0.3 else content
+
+
+def stretch_json(rng, value: dict) -> str:
+    """Return an object as JSON with one entry in excess: nested deep, of many entries or long text, or there twice."""
+    size, name = int(10 ** rng.uniform(1, 5.3)), str(rng.choice(list(value)))
+    match rng.integers(5):
+        case 0:
+            excess = ("[", '{"a":')[rng.integers(2)] * size  # without an end
+            return excess if rng.random() < 0.5 else f'{json.dumps(value)[:-1]}, "{name}": {excess}'
+        case 1:
+            excess = "[" * size + "]" * size
+        case 2:
+            places = [key for key in value if isinstance(value[key], dict)] or [name]
+            name, excess = str(rng.choice(places)), json.dumps({str(i): f"label {i}" for i in range(size)})
+        case 3:
+            excess = json.dumps({"0": "x" * 10 * size, "1": "y"} if isinstance(value[name], dict) else "x" * 10 * size)
+        case _:
+            excess = json.dumps(VALUES[rng.integers(len(VALUES))])
+    return f'{json.dumps(value)[:-1]}, "{name}": {excess}}}'  # the key is there twice: the last one counts

@@ -8,10 +8,10 @@ from fuzz.attempt import Violation
 from fuzz.families import FAMILIES, Materials
 
 # Seeds per family: a bounded run for every day, and a long one.
-SHORT = {"images": 4, "configs": 8, "weights": 8, "onnx_files": 12, "saved_models": 12, "archives": 25, "pickles": 25,
-         "matlab": 25, "payloads": 20, "cards": 40, "records": 15}  # fmt: skip
-LONG = {"images": 150, "configs": 250, "weights": 250, "onnx_files": 600, "saved_models": 400, "archives": 1000,
-        "pickles": 1000, "matlab": 700, "payloads": 300, "cards": 600, "records": 700}  # fmt: skip
+SHORT = {"images": 4, "configs": 8, "weights": 8, "onnx_files": 12, "onnx_graphs": 12, "saved_models": 12, "archives": 25,
+         "pickles": 25, "matlab": 25, "payloads": 20, "cards": 40, "records": 15}  # fmt: skip
+LONG = {"images": 150, "configs": 250, "weights": 250, "onnx_files": 600, "onnx_graphs": 300, "saved_models": 400,
+        "archives": 1000, "pickles": 1000, "matlab": 700, "payloads": 300, "cards": 600, "records": 700}  # fmt: skip
 
 
 @dataclasses.dataclass
