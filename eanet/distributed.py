@@ -105,8 +105,7 @@ class DataParallel(Processes):
 
         for variable in model.metrics_variables:
             zeros = np.zeros(variable.shape, variable.dtype)
-            sharding = variable.value.sharding
-            variable.assign(jax.make_array_from_callback(zeros.shape, sharding, lambda index, zeros=zeros: zeros[index]))
+            variable.assign(jax.make_array_from_callback(zeros.shape, variable.value.sharding, zeros.__getitem__))
 
     def scope(self):  # noqa: D102
         return self._distribution.scope()
@@ -212,7 +211,7 @@ def joined(config: TrainConfig, facts: dict):
     if place is None:
         yield config, DataParallel()
         return
-    with _peers(place, config.start_timeout) as peers, _gloo_silenced(), contextlib.ExitStack() as stack:
+    with _native_output_silenced(), _peers(place, config.start_timeout) as peers, contextlib.ExitStack() as stack:
         processes = DataParallel(place, peers)
         processes.agree(facts | _machine())
         if not processes.is_main:
@@ -258,18 +257,28 @@ def _peers(place: Place, timeout: float):
 
 
 @contextlib.contextmanager
-def _gloo_silenced():
-    """Point file descriptor 1 at the null device: Gloo, which connects JAX on CPUs, says there that it is connected."""
-    sys.stdout.flush()
-    saved, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    try:
+def _native_output_silenced():
+    """Point file descriptors 1 and 2 at the null device, and `sys.stderr` at what 2 was.
+
+    Gloo says on standard output that it is connected, and JAX writes paragraphs when process 0 is gone. Does nothing if
+    TF_CPP_MIN_LOG_LEVEL is 0 or 1.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(null)
+        return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    saved, null = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as errors, contextlib.redirect_stderr(errors):
+        try:
+            for descriptor in (1, 2):
+                os.dup2(null, descriptor)
+            yield
+        finally:
+            for descriptor, copy in enumerate(saved, 1):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            os.close(null)
 
 
 def _leave_at_once(status: int) -> None:
