@@ -17,23 +17,26 @@ from eanet.machine import available_cores
 
 
 def measure(folder, rounds: int) -> dict:
-    """Return the rates on all cores of this machine.
+    """Return the rates on all cores of this machine, and the seconds that Ray takes for a single image.
 
     Args:
         folder: images.
         rounds: how often each program runs.
     """
-    images = len(list(find_images([str(folder)])))
+    found = list(find_images([str(folder)]))
     with temporary_folder() as out:
         runs = {
             "inference": lambda: _run("inference.py", folder, "--runtime", "onnx", "--output", _new(out, "csv")),
             "ray": lambda: _run("-m", "eanet.predict_many", folder, _new(out, "ray")),
+            "start": lambda: _run("-m", "eanet.predict_many", found[0], _new(out, "ray")),
         }
         seconds = common.interleave(runs, rounds)
+    rates = {f"{name}_images_per_second": len(found) / statistics.median(seconds[name]) for name in ("inference", "ray")}
     return {
-        "images": images,
+        "images": len(found),
         "workers": available_cores(),
-        **{f"{name}_images_per_second": images / statistics.median(times) for name, times in seconds.items()},
+        **rates,
+        "ray_start_s": statistics.median(seconds["start"]),
         "ray_times_inference": common.ratio(seconds["inference"], seconds["ray"]),
     }
 
