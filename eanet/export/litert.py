@@ -87,7 +87,6 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
     path, config = check_output(path), config_of(model, config)
     quantizer = require("ai_edge_quantizer.quantizer", INSTALL)
     qtyping = require("ai_edge_quantizer.qtyping", INSTALL)
-    batches = [{"image": np.asarray(image, np.float32)[None]} for image in calibration]
     with temporary_folder() as folder, native_stderr_silenced(), contextlib.redirect_stdout(io.StringIO()):
         (folder / "float.tflite").write_bytes(
             _convert(_with_corrected_biases(quantization_form(model, config), calibration))
@@ -95,7 +94,8 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
         job = quantizer.Quantizer(str(folder / "float.tflite"))
         for name in QUANTIZED:
             job.add_static_config(".*", qtyping.TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
-        ranges = job.calibrate({"serving_default": batches}, num_threads=os.cpu_count() or 1)
+        ranges = job.calibrate({"serving_default": [{"image": np.asarray(calibration[:1], np.float32)}]})
+        _widen(ranges, folder / "float.tflite", calibration)
         content = bytes(job.quantize(ranges).quantized_model)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_with_metadata(content, export_metadata(model, config)))
@@ -117,6 +117,30 @@ def _convert(model) -> bytes:
         warnings.simplefilter("ignore")
         flat.export(str(folder / "m.tflite"), format="litert", verbose=False, target_spec=builtin)
         return (folder / "m.tflite").read_bytes()
+
+
+def _widen(ranges: dict, path: Path, images) -> None:
+    """Set the ranges of activations, in place, to those over all of `images`.
+
+    The quantizer averages the ranges of single images, which cuts off a white background: 75.9% instead of 77.0%.
+    """
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=os.cpu_count(), experimental_preserve_all_tensors=True)
+    (source,) = interpreter.get_input_details()
+    indices = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
+    low, high = dict.fromkeys(ranges, np.inf), dict.fromkeys(ranges, -np.inf)
+    for at in range(0, len(images), BATCH):
+        batch = np.asarray(images[at : at + BATCH], np.float32)
+        interpreter.resize_tensor_input(source["index"], batch.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(source["index"], batch)
+        interpreter.invoke()
+        for name in ranges:
+            values = interpreter.get_tensor(indices[name])
+            low[name], high[name] = min(low[name], values.min()), max(high[name], values.max())
+    for name, found in ranges.items():
+        found["min"], found["max"] = np.full_like(found["min"], low[name]), np.full_like(found["max"], high[name])
 
 
 def _with_corrected_biases(model, images):
