@@ -26,7 +26,8 @@ from eanet.cli import UserError, read_json, temporary_folder
 BATCH, STEPS, EPOCHS, HOSTS = 128, 12, 3, (1, 8, 64, 1000)
 BYTES = 4  # of a gradient
 NETWORKS = {"10 Gbit/s": (1.25e9, 30e-6), "200 Gbit/s": (25e9, 5e-6)}  # bytes/s of a host each way; seconds per message
-SPEEDS = {"a CPU of 16 cores": 4_000, "a GPU (H200)": 60_000}  # images/s of a host, without communication
+# Images/s of a host without communication: sixteen times about 250 of a core, and what CHANGELOG.md says of an H200.
+SPEEDS = {"16 CPU cores": 4_000, "H200": 60_000}
 IMAGES = 1_000_000
 SHARD = 20_000  # images
 
@@ -58,7 +59,7 @@ def on_paper(parameters: int, reductions: int, hosts: int, speed: float, network
         "efficiency": compute / (compute + communication),
         "images_per_second": BATCH * hosts / (compute + communication),
         "steps_per_epoch": IMAGES // (BATCH * hosts),
-        "shards_per_host": IMAGES / SHARD / hosts,
+        "shards_per_host": IMAGES / SHARD / hosts,  # of a prediction job; in training every process reads all images
     }
 
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -118,8 +119,6 @@ class DataParallel(Processes):
         return batches.rows(self.index * rows, (self.index + 1) * rows) if self.count > 1 else batches
 
     def share(self, value):  # noqa: D102
-        import json
-
         return json.loads(self.peers.share(json.dumps(value).encode())) if self.peers else value
 
     def mirror(self, folder, names):  # noqa: D102
