@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -107,7 +108,8 @@ def check_cost(image) -> Cost:
 def check_head(file) -> None:
     """Refuse an image file that is expensive to open.
 
-    Pillow decodes a PNG in an ICO when it opens the file, and reads the parts of a JPEG, PNG or GIF one by one.
+    Pillow decodes a PNG in an ICO when it opens the file, and reads a JPEG, PNG or GIF part by part, the header of a PPM
+    byte by byte.
 
     Args:
         file: binary, at its start.
@@ -182,7 +184,15 @@ def _few_in_gif(file) -> bool:
     return False
 
 
-_COUNTS = {b"\xff\xd8": _few_in_jpeg, b"\x89PNG": _few_in_png, b"GIF8": _few_in_gif}
+def _few_in_ppm(file) -> bool:
+    """Return whether the header is short; Pillow reads it byte by byte."""
+    file.seek(2)
+    head = file.read(MAX_PARTS)
+    return len(head) < MAX_PARTS or len(re.sub(rb"#[^\r\n]*", b" ", head).split()) > 2
+
+
+_PPM = dict.fromkeys((b"P%c" % letter for letter in b"123456FfyY"), _few_in_ppm)
+_COUNTS = {**_PPM, b"\xff\xd8": _few_in_jpeg, b"\x89PNG": _few_in_png, b"GIF8": _few_in_gif}
 _WITHOUT_LENGTH = {bytes([code]) for code in (0, 1, *range(0xD0, 0xD9))}
 
 

@@ -59,12 +59,14 @@ def parts(kind):
         "exif.jpg": jpeg[:2] + (b"\xff\xe1\0\x10Exif\0\0" + bytes(8)) * 2000 + jpeg[2:],
         "chunks.png": png[:33] + (struct.pack(">I", 0) + b"abCd" + bytes(4)) * 300_000 + png[33:],
         "comments.gif": gif[:palette] + b"!\xfe\1a\0" * 200_000 + gif[palette:],
+        "comment.ppm": b"P6\n#" + b"a" * 300_000 + b"\n8 8\n255\n" + bytes(192),
         "comment.gif": gif[:palette] + b"!\xfe" + b"\1a" * 300_000 + b"\0" + gif[palette:],
     }[kind]
 
 
 @pytest.mark.parametrize(
-    "kind", ["comments.jpg", "fill.jpg", "junk.jpg", "exif.jpg", "chunks.png", "comments.gif", "comment.gif"]
+    "kind",
+    ["comments.jpg", "fill.jpg", "junk.jpg", "exif.jpg", "chunks.png", "comments.gif", "comment.gif", "comment.ppm"],
 )
 def test_image_with_very_many_parts_is_refused_before_it_is_opened(kind, monkeypatch):
     monkeypatch.setattr("PIL.Image.open", lambda *args: pytest.fail("opened"))
@@ -77,7 +79,8 @@ def test_image_with_many_parts_is_read():
     segment = b"\xff\xe1\xff\xff" + b"http://ns.adobe.com/xmp/extension/\0".ljust(65533, b"\xff")
     at = 13 + 3 * (2 << (gif[10] & 7))
     blocks = b"!\xff\x0bXMP DataXMP" + (b"\xff" + b"," * 255) * 300 + b"\0"
-    for content in (jpeg[:2] + b"\xff" * 9 + segment * 150 + jpeg[2:], gif[:at] + blocks + gif[at:]):
+    jpeg, gif = jpeg[:2] + b"\xff" * 9 + segment * 150 + jpeg[2:], gif[:at] + blocks + gif[at:]
+    for content in (jpeg, gif, b"P6 # a\n400 400 255\n" + b"# " * 240_000, b"P4\n8 8\n" + bytes(8)):
         assert load_image(io.BytesIO(content), CONFIG).shape == (32, 32, 3)
 
 
