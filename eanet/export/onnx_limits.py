@@ -32,7 +32,7 @@ FOLDED = frozenset(
 )
 DOMAINS = ("", "ai.onnx", "com.microsoft", "com.microsoft.nchwc")
 MAX_FIELDS = 500_000  # of the file; an export has about 10,000
-MAX_MEMORY = 10**9  # bytes of all tensors of all sessions
+MAX_MEMORY = 4 * 10**8  # bytes of all tensors of all sessions; a product of matrices that fit takes seconds
 MAX_SECONDS = 4  # to prepare a graph, and for each image of the first batch
 MAX_WINDOW = 64  # side of a convolution's kernel or a pooling's window
 OUT_OF_MEMORY, STOPPED = "Available memory of", ("terminate flag", "MODEL_LOAD_CANCELED")  # in what onnxruntime says
@@ -231,7 +231,7 @@ def time_limit(seconds: float, stop) -> Iterator[None]:
 def explain(error: Exception) -> str:
     """Return what an error of onnxruntime means, in a few words."""
     if OUT_OF_MEMORY in str(error):
-        return f"one image takes more than {MAX_MEMORY / 1e9:.0f} GB"
+        return f"one image takes more than {MAX_MEMORY // 10**6} MB"
     if any(words in str(error) for words in STOPPED):
         return f"it takes more than {MAX_SECONDS} s to load, or for an image"
     return first_line(error)
