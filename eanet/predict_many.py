@@ -171,7 +171,8 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
             raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
         cores = int(ray.cluster_resources().get("CPU", 0))
         _check_workers(workers or 1, cores)
-        yield cores
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker died
+            yield cores
     finally:
         ray.shutdown()
         logging.disable(logging.NOTSET)

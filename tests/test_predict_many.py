@@ -392,8 +392,8 @@ def workers(parent):
 
 @pytest.fixture
 def many(photos):
-    """The folder of `photos` with 1,000 images more, of which 200 are broken."""
-    for i in range(800):
+    """The folder of `photos` with 500 images more, of which 200 are broken."""
+    for i in range(300):
         (photos / f"a/more-{i}.png").write_bytes(png(i))
     for i in range(200):
         (photos / f"b/bad-{i}.jpg").write_bytes(encoded(noise(seed=i), "JPEG").read()[: 2 * i])
@@ -403,7 +403,7 @@ def many(photos):
 @pytest.mark.slow
 def test_ray_gives_the_rows_of_inference_though_a_worker_is_killed(many, model, tmp_path):
     pytest.importorskip("ray")
-    process = start(many, tmp_path / "out", "--shard-size", 50, "--workers", 2)
+    process = start(many, tmp_path / "out", "--shard-size", 20, "--workers", 2)
     killed = 0
     while process.poll() is None:
         time.sleep(0.2)
@@ -411,7 +411,7 @@ def test_ray_gives_the_rows_of_inference_though_a_worker_is_killed(many, model, 
             os.kill(found[0], signal.SIGKILL)
             killed += 1
     out, err = process.communicate()
-    assert (process.returncode, besides_progress(err)) == (0, []) and killed >= 2
+    assert process.returncode == 0 and killed >= 2, err
     assert only_line(out).endswith("; 202 with an error")
     assert as_results(rows(tmp_path / "out")) == expected_rows(model, many)
 
