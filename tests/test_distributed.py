@@ -321,8 +321,8 @@ def assert_same_training(folder, other):
     assert largest_difference(folder, other) < 1e-4
 
 
-# Without biases that a norm cancels, and too slow for units to die: their gradients are rounding errors, which Adam scales up,
-# to no effect on the outputs.
+# Without biases that a norm cancels, and too slow for units to die: their gradients are rounding errors, which Adam scales
+# up, to no effect on the outputs.
 STEPS = 10  # per epoch
 SAME = [*RECIPE, "--epochs", 2, "--batch-size", 24, "--learning-rate", 0.0005, "--set", "redundant_bias=false"]
 SAME += ["--augment", "trivial", "--json"]
