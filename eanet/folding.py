@@ -1,4 +1,4 @@
-"""Other weights of the same function: linear maps multiplied into one, and channels brought to one range."""
+"""The deployment form: linear maps with nothing nonlinear between them multiplied into one."""
 
 from __future__ import annotations
 
@@ -81,49 +81,3 @@ def deployment_form(model, config=None):
     """Return `fold(model)` unless that would add parameters (a folded pair is larger where S > head_dim)."""
     folded = fold(model, config)
     return folded if folded.count_params() <= model.count_params() else model
-
-
-def equalize(model, config=None) -> None:
-    """Bring the channels of the residual stream to similar ranges, in place; exact.
-
-    What writes to the stream is linear, and what reads it is linear or begins with a batch norm. So a factor per channel can
-    move from one to the other (cross-layer equalization, Nagel et al. 2019, arXiv 1906.04721). Converters to 8 bits merge
-    the norms into their neighbours, and then have one scale for all channels. Factors are powers of two: nothing is rounded.
-
-    Args:
-        model: an EANet; without batch norms it stays as it is.
-        config: see `config_of`.
-    """
-    config = config_of(model, config)
-    for writers, norms, reader in _streams(config) if config.norm == "batch" else ():
-        spread = [
-            np.log2(mean**2 + variance) / 2 for *_, mean, variance in (model.get_layer(n).get_weights() for n in norms)
-        ]
-        factor = np.exp2(-np.round(np.mean(spread, axis=0))).astype(np.float32)
-        for layer in map(model.get_layer, writers):
-            kept = layer.get_weights()[-2:] if layer.name.endswith("_norm") else []  # its mean and variance
-            scaled = layer.get_weights()[: -2 if kept else None]
-            layer.set_weights([*(array * factor for array in scaled), *kept])
-        for layer in map(model.get_layer, norms):
-            gamma, *beta, mean, variance = layer.get_weights()
-            new = variance * factor**2
-            gamma = gamma * np.sqrt((new + config.norm_epsilon) / (variance + config.norm_epsilon)) / factor
-            layer.set_weights([gamma, *beta, mean * factor, new])
-        if reader:
-            kernel, *bias = model.get_layer(reader).get_weights()
-            model.get_layer(reader).set_weights([kernel / factor[:, None], *bias])
-
-
-def _streams(config):
-    """Yield per stage the layers that write to its residual stream, the norms that read it, and who else does, or None."""
-    first = "patch_embedding" if config.tokenizer == "patch" else f"stem_{config.patch_size.bit_length() - 1}"
-    end, block = "projection" if config.shared_memory else "value", 0
-    for stage, depth in enumerate(config.depths):
-        blocks = [f"block_{i}" for i in range(block, block + depth)]
-        writers = [f"downsample_{stage}_norm" if stage else first]
-        writers += [f"{name}_{layer}" for name in blocks for layer in (end, "mlp_2")]
-        norms, block = [f"{name}_norm_{i}" for name in blocks for i in (1, 2)], block + depth
-        if stage + 1 < len(config.depths):
-            yield writers, norms, f"downsample_{stage + 1}"
-        else:
-            yield (writers, [*norms, "final_norm"], None) if config.final_norm else (writers, norms, "classifier")

@@ -16,7 +16,6 @@ from eanet.data import Batches, balanced_class_weights, describe, split_validati
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
-from eanet.folding import equalize
 from eanet.machine import keep_freed_memory
 from eanet.report import REPORT_MD, describe_predictions, write_report
 from eanet.run_dir import (
@@ -96,7 +95,6 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
         final = inference_copy(averaged)  # in float32, so that its norms are recomputed in the precision they will run in
     if not config.freeze:
         recalibrate_batch_norm(final, batches, config.epochs, FINAL_NORM_BATCHES)
-        equalize(final)  # so that it survives 8 bits
     temperature = calibrate(final, validation)
     save_pretrained_keras(final, config.output)
     write_json(config.output / HISTORY_FILE, history)

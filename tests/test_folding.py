@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT, random_images, random_weights, tiny_config
 
 from eanet.evaluation import preset_name
-from eanet.folding import deployment_form, equalize, fold
+from eanet.folding import deployment_form, fold
 from modeling_eanet import EANetConfig, UserError, build_eanet
 
 
@@ -41,25 +41,6 @@ def test_folding_adds_the_biases_that_were_left_out(changes):
     x = random_images(8)
     assert np.asarray(model(x)).std(axis=0).max() > 1e-3
     np.testing.assert_allclose(np.asarray(folded(x)), np.asarray(model(x)), atol=1e-5)
-
-
-@pytest.mark.parametrize("changes", [dict(redundant_bias=False, shared_memory=True), dict(patch_size=1, shared_memory=False),
-                                     dict(final_norm=False), dict(tokenizer="patch", position_embedding=True),
-                                     dict(norm="layer")])  # fmt: skip
-def test_equalizing_brings_channels_to_one_range_and_changes_no_answer(changes):
-    config = tiny_config(**changes)
-    model, x = random_weights(build_eanet(config)), random_images(8)
-    streams = [norm for norm in model.layers if norm.name.endswith(("norm_1", "norm_2", "final_norm"))]
-    for norm in streams if config.norm == "batch" else ():
-        *first, mean, variance = norm.get_weights()
-        norm.set_weights([*first, mean, variance * 4.0 ** np.linspace(-6, 6, len(mean)).round()])
-    expected, before = np.asarray(model(x)), [array.copy() for array in model.get_weights()]
-    equalize(model)
-    np.testing.assert_allclose(np.asarray(model(x)), expected, atol=1e-5)
-    if config.norm != "batch":
-        return [np.testing.assert_array_equal(*pair) for pair in zip(model.get_weights(), before, strict=True)] and None
-    spread = [np.sqrt(mean**2 + variance) for *_, mean, variance in (norm.get_weights() for norm in streams)]
-    assert all(values.max() < 16 * values.min() for values in spread)
 
 
 def test_folded_keras_io_preset_has_fewer_parameters_and_the_same_output():
