@@ -231,13 +231,13 @@ _FIELD_RULES = (
 
 def _checked_labels(labels) -> dict[int, str]:
     try:
-        labels = labels if isinstance(labels, dict) else dict(enumerate(labels))
-        labels = {int(str(index)): label for index, label in labels.items()}
+        labels = {int(str(i)): name for i, name in (labels.items() if isinstance(labels, dict) else enumerate(labels))}
     except (TypeError, ValueError):
         raise UserError("id2label: must be a list of names, or map integers to names") from None
     if sorted(labels) != list(range(len(labels))) or len(labels) < 2:
         raise UserError(f"id2label: {len(labels)} keys; must be 0 to num_classes - 1, at least two classes")
-    if not all(isinstance(label, str) and label for label in labels.values()) or len(set(labels.values())) < len(labels):
+    texts = {name for name in labels.values() if isinstance(name, str) and name.encode("utf-8", "ignore").decode() == name}
+    if len(texts - {""}) < len(labels):
         raise UserError("id2label: every label must be a text that is not empty, and no two the same")
     return dict(sorted(labels.items()))
 

@@ -29,6 +29,8 @@ _PIXEL_WORK = {"WEBP": 3.0, "AVIF": 1.5, "HEIF": 1.5, "JPEG2000": 2.0}
 _BYTE_WORK = {"AVIF": 3.0, "HEIF": 3.0, "JPEG2000": 5.0}
 _SCAN_WORK = 0.05  # each further scan of a JPEG, even if it holds nothing
 _PYTHON_WORK = 50.0  # decoders written in Python: QOI, plain PPM
+# Of JPEG: the end of the image, the start of a scan, and what may begin a segment (not restarts, nor 0xFF in the pixels).
+_JPEG_END, _JPEG_SCAN, _JPEG_MARKER = 0xD9, 0xDA, re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
 _HOLD_THE_FILE = ("WEBP", "AVIF", "HEIF", "JPEG2000")
 
 
@@ -202,15 +204,29 @@ def _file_size(image) -> int:
 
 
 def _count_scans(image) -> int:
-    """Return how often the image data of a JPEG begins; a progressive one usually has 10 scans."""
-    count, last = 0, b""
+    """Return the number of scans of a JPEG; a progressive one usually has 10. Thumbnails do not count."""
+    scans = 0
     with _kept_place(image) as file:
         if file:
-            file.seek(0)
-            while block := file.read(2**20):
-                count += (last + block).count(b"\xff\xda")
-                last = block[-1:]
-    return count
+            file.seek(2)
+            for _ in range(MAX_PARTS):
+                if (marker := _next_marker(file)) in (None, _JPEG_END):
+                    return scans
+                scans += marker == _JPEG_SCAN
+                file.seek(max(0, int.from_bytes(file.read(2), "big") - 2), os.SEEK_CUR)
+            return MAX_PARTS
+    return scans
+
+
+def _next_marker(file) -> int | None:
+    """Return the next marker of a JPEG with a segment of its own, and place the file behind it; None at the end."""
+    data, size = b"", 64
+    while block := file.read(size):
+        data, size = data[-1:] + block, min(4 * size, 2**20)
+        if found := _JPEG_MARKER.search(data):
+            file.seek(found.end() - len(data), os.SEEK_CUR)
+            return data[found.end() - 1]
+    return None
 
 
 @contextlib.contextmanager

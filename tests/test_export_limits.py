@@ -1,5 +1,7 @@
 """Exports from strangers: what is no classifier is refused, and what takes long or much memory is stopped."""
 
+import time
+
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -115,6 +117,25 @@ def test_a_batch_that_takes_too_much_memory_is_divided(add_nodes):
     model = OnnxModel(add_nodes(nodes, {"axis": [1], "v": np.zeros((1, 10**7), FLOAT)}))
     found = model.predict_on_batch(np.zeros((32, 32, 32, 3)))
     assert found.shape == (32, 100) and np.allclose(found.sum(1), 1, atol=1e-5)
+
+
+def test_an_image_waits_for_the_memory_of_other_threads(monkeypatch):
+    model, answers = OnnxModel(ROOT / "onnx" / "model.onnx"), [RuntimeError(onnx_limits.OUT_OF_MEMORY)] * 2 + [["found"]]
+
+    class Session:
+        def run(self, *_):
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(model, "session", Session())
+    monkeypatch.setattr(model, "_tried", True)
+    assert model.predict_on_batch(IMAGE) == "found"
+    answers += [RuntimeError(onnx_limits.OUT_OF_MEMORY)] * 4
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(UserError, match="one image takes more than 400 MB"):
+        model.predict_on_batch(IMAGE)
 
 
 def test_constants_are_computed_while_loading_only_where_they_do_not_grow(add_nodes):

@@ -93,6 +93,11 @@ def test_each_scan_of_a_jpeg_counts():
     assert image_limits.image_cost(many).work > 200 * 800 * 800 and many.fp.tell() > 0
     with pytest.raises(UserError, match="too large: 800 by 800 pixels"):
         load_image(many, CONFIG)
+    thumbnail = b"\xff\xe1" + (60_002).to_bytes(2, "big") + b"\xff\xda" * 30_000
+    with_others = Image.open(io.BytesIO(content[:2] + thumbnail + content[2:] + b"\xff\xda\0\2" * 100_000))
+    assert image_limits.image_cost(with_others).work == usual
+    segments = content[:last] + b"\xff\xfe\0\2" * image_limits.MAX_PARTS + content[last:]
+    assert image_limits.image_cost(Image.open(io.BytesIO(segments))).work > 1000 * usual
 
 
 @pytest.mark.parametrize(

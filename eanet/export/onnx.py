@@ -8,6 +8,9 @@ Importing this module needs NumPy only. Running a file needs onnxruntime; writin
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +121,7 @@ class OnnxModel:
             raise UserError(f"{path}: not a readable ONNX model ({explain(error)})") from None
         self.config, self.checksum = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
         self._path, self._tried, side = path, False, self.config.image_size
+        self._one_by_one = threading.Lock()
         shapes = {value.name: value.shape[1:] for value in (*self.session.get_inputs(), *self.session.get_outputs())}
         expected = {INPUT: [side, side, 3], PROBABILITIES: [self.config.num_classes]}
         if {name: shapes.get(name) for name in expected} != expected or len(self.session.get_inputs()) != 1:
@@ -144,10 +148,21 @@ class OnnxModel:
             if OUT_OF_MEMORY in str(error) and len(images) > 1:
                 half = len(images) // 2
                 return np.concatenate([self.predict_on_batch(part) for part in (images[:half], images[half:])])
+            if OUT_OF_MEMORY in str(error) and (found := self._try_again(images)) is not None:
+                return found
             raise UserError(f"{self._path}: cannot be run ({explain(error)})") from None
 
+    def _try_again(self, images) -> np.ndarray | None:
+        """Run an image again, one thread after the other, when others may have given back their memory; None without."""
+        with self._one_by_one:
+            for pause in (0.05, 0.5, 2):
+                time.sleep(pause)
+                with contextlib.suppress(Exception):  # onnxruntime's exceptions have no common base class
+                    return self.session.run([PROBABILITIES], {INPUT: images})[0]
+        return None
+
     def _try(self, images) -> np.ndarray:
-        """Run the first batch, which has to end in time: nothing in a graph takes longer with other images."""
+        """Run the first batch, which has to end in time."""
         import onnxruntime
 
         options = onnxruntime.RunOptions()
