@@ -286,7 +286,8 @@ INVALID = [
     dict(position_embedding=True), dict(final_norm=1), dict(norm="group"), dict(activation="swoosh"),
     dict(attention_dropout=1.0), dict(projection_dropout=-0.1), dict(mlp_dropout=float("nan")), dict(drop_path=True),
     dict(norm_epsilon=0), dict(id2label=["only"]), dict(id2label=["a", "a"]), dict(id2label={0: "a", 2: "b"}),
-    dict(id2label={0: "a", 1: ""}), dict(id2label=["a", "\\ud800"]), dict(id2label=7), dict(pixel_mean=(1, 2)), dict(pixel_std=(1, 0, 1)),
+    dict(id2label={0: "a", 1: ""}), dict(id2label=["a", "\ud800"]), dict(id2label=7),
+    dict(pixel_mean=(1, 2)), dict(pixel_std=(1, 0, 1)),
     dict(interpolation="guess"), dict(resize="stretch"), dict(redundant_bias=0), dict(redundant_bias=False, norm="layer"),
     dict(redundant_bias=False, norm="none"),
 ]  # fmt: skip
