@@ -11,7 +11,7 @@
 
 The run folder then holds the EMA weights in two formats (see eanet.save_pretrained_keras), TensorBoard logs in logs/,
 history.json, eval_results.json, settings.json and checkpoint.npz. Progress goes to standard error, the result to standard
-output. Exit status: 0, done; 2, bad arguments or data; 130, stopped by Ctrl-C.
+output. Exit status: 0, done; 1, another process of the run was lost; 2, bad arguments or data; 130, stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         text = help if default is None else f"{help} (default: {default})"
         recipe.add_argument(f"--{name}", type=type, metavar=metavar, default=default, help=text)
 
-    option("epochs", int, "N", "passes over the training images (75 from about 2,600 on; a quarter with --init-from under "
+    option("epochs", int, "N", "passes over the training images (75 from about 3,600 on; a quarter with --init-from under "
            "10,000 images)")  # fmt: skip
     option(
-        "stop-after", int, "N", "write the model after N of the --epochs, and stop; the same command without this goes on"
+        "stop-after", int, "N", "write the model after N of the --epochs, and stop; without this, the same command resumes"
     )
-    option("batch-size", int, "N", "images per step (128 from 5,000 images on)")
+    option("batch-size", int, "N", "images per step (128 from about 3,600 images on)")
     option("seed", int, "N", "seed of the weights, image order, augmentation and validation split")
     option("validation-split", float, "F", "fraction of the training images held out to validate each epoch; 0 for none")
     option("learning-rate", float, "X", "peak learning rate: linear warm-up, then a cosine to 0 (0.005; 0.001 with "
