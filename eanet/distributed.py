@@ -15,6 +15,7 @@ import io
 import json
 import os
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,12 @@ def _integer(label: str, value) -> int:
 
 
 def _host_and_port(name: str, value: str) -> str:
-    for address in value.split(","):
-        host, _, port = address.strip().rpartition(":")
+    addresses = [address.strip() for address in value.split(",")]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
         if not host or not port.isdecimal() or not 0 < int(port) < 65536:
             raise UserError(f"{name} {printable(value)}: must be HOST:PORT, of process 0")
-    return value
+    return ",".join(addresses)
 
 
 def _slurm() -> dict[str, Any]:
@@ -181,6 +183,14 @@ def _slurm() -> dict[str, Any]:
 
     found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, "slurm", None)
     return dict(zip(VARIABLES, found, strict=False))
+
+
+def local_devices(environ=os.environ) -> list[int] | None:
+    """Return the numbers of the devices of this process where SLURM runs several on a machine: one each. None for all."""
+    if environ.get("JAX_LOCAL_DEVICE_IDS") or not all(environ.get(name) for name in SLURM):
+        return None
+    shared = int(environ["SLURM_NTASKS"]) > int(environ.get("SLURM_STEP_NUM_NODES") or 1)
+    return [int(environ["SLURM_LOCALID"])] if shared else None
 
 
 @contextlib.contextmanager
@@ -210,9 +220,9 @@ def joined(config: TrainConfig, facts: dict):
     if place is None:
         yield config, DataParallel()
         return
-    with _native_output_silenced(), _peers(place, config.start_timeout) as peers, contextlib.ExitStack() as stack:
+    with native_output_silenced(), _peers(place, config.start_timeout) as peers, contextlib.ExitStack() as stack:
         processes = DataParallel(place, peers)
-        processes.agree(facts | _machine())
+        processes.agree(_machine() | facts)
         if not processes.is_main:
             folder = stack.enter_context(temporary_folder(prefix=".tmp-train-"))
             print(
@@ -235,8 +245,12 @@ def _peers(place: Place, timeout: float):
     try:
         with contextlib.suppress(AttributeError):  # it would keep SIGTERM from ending the process
             jax.config.update("jax_enable_preemption_service", False)
-        try:
-            jax.distributed.initialize(place.coordinator, place.count, place.index, initialization_timeout=60)
+        try:  # cluster detection would also limit a process to one device
+            jax.distributed.initialize(
+                *(place.coordinator, place.count, place.index, local_devices()),
+                cluster_detection_method="deactivate",
+                initialization_timeout=60,
+            )
         except RuntimeError as error:
             raise UserError(f"coordinator {place.coordinator}: JAX cannot connect ({first_line(error)})") from None
         yield peers
@@ -256,8 +270,8 @@ def _peers(place: Place, timeout: float):
 
 
 @contextlib.contextmanager
-def _native_output_silenced():
-    """Point file descriptors 1 and 2 at the null device, and `sys.stderr` at what 2 was.
+def native_output_silenced():
+    """Point file descriptors 1 and 2 at the null device, unless they are closed, and `sys.stderr` at what 2 was.
 
     Gloo says on standard output that it is connected, and JAX writes paragraphs when process 0 is gone. Does nothing if
     TF_CPP_MIN_LOG_LEVEL is 0 or 1.
@@ -265,19 +279,27 @@ def _native_output_silenced():
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         yield
         return
-    for stream in (sys.stdout, sys.stderr):
+    streams = {number: stream for number, stream in ((1, sys.stdout), (2, sys.stderr)) if stream and not stream.closed}
+    for stream in streams.values():
         stream.flush()
-    saved, null = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
-    with os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace") as errors, contextlib.redirect_stderr(errors):
+    nulls = [
+        os.open(os.devnull, os.O_WRONLY) for _ in range(3)
+    ]  # take closed descriptors, which sockets would get otherwise
+    saved = {number: os.dup(number) for number in streams}
+    with contextlib.ExitStack() as stack:
+        if 2 in saved:
+            errors = stack.enter_context(os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace"))
+            stack.enter_context(contextlib.redirect_stderr(errors))
         try:
-            for descriptor in (1, 2):
-                os.dup2(null, descriptor)
+            for number in saved:
+                os.dup2(nulls[0], number)
             yield
         finally:
-            for descriptor, copy in enumerate(saved, 1):
-                os.dup2(copy, descriptor)
+            for number, copy in saved.items():
+                os.dup2(copy, number)
                 os.close(copy)
-            os.close(null)
+            for null in nulls:
+                os.close(null)
 
 
 def _leave_at_once(status: int) -> None:
@@ -292,5 +314,18 @@ def _machine() -> dict:
     import jax
     import keras
 
-    versions = {"Keras": keras.__version__, "JAX": jax.__version__}
+    versions = {
+        "EANet source": _source_checksum(),
+        "Keras": keras.__version__,
+        "JAX": jax.__version__,
+        "NumPy": np.__version__,
+    }
     return versions | {"local devices": jax.local_device_count(), "device": jax.local_devices()[0].device_kind}
+
+
+def _source_checksum() -> str:
+    """Return the CRC-32 of the source of this package, in hexadecimal: a checkout has no other version."""
+    package, checksum = Path(__file__).parent, 0
+    for path in (*sorted(package.rglob("*.py")), package.parent / "modeling_eanet.py"):
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    return f"{checksum:08x}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
-from eanet.data import Dataset, check_data_path, is_repo_id, load_dataset
+from eanet.data import Dataset, Split, check_data_path, is_repo_id, load_dataset, split_validation
 from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.distributed import ALONE, Processes
@@ -77,7 +77,7 @@ def prepare_run(config: TrainConfig, processes: Processes = ALONE) -> Run:
     dataset = load_dataset(config.data, architecture, **columns, strict=config.strict, name=config.dataset_name)
     config = config.resolved(recorded.get("num_images") if recorded else len(dataset.train))
     settings = recorded or _new_settings(config, architecture, dataset, initial, teacher)
-    same = ("num_images", "config", "initial_weights_crc32", "teacher_crc32")
+    same = ("num_images", "config", "initial_weights_crc32", "teacher_crc32", "stratified")
     processes.agree({"training data": dataset.train.checksum(), **{name: settings.get(name) for name in same}})
     if settings["data_crc32"] != dataset.train.checksum():
         raise UserError(
@@ -91,6 +91,23 @@ def prepare_run(config: TrainConfig, processes: Processes = ALONE) -> Run:
     if teacher:
         check_teacher(teacher, config.teacher, EANetConfig.from_dict(settings["config"]))
     return Run(config, settings, dataset, initial, bool(recorded), teacher, processes)
+
+
+def split_run(run: Run) -> tuple[Split, Split | None]:
+    """Return the training and the validation split. Raises UserError unless they are the same in all processes."""
+    training, validation = split_validation(run.dataset, run.config.validation_split, run.config.seed)
+    if run.processes.distributed:
+        splits = {"training": training} | ({"validation": validation} if validation else {})
+        counts = {"training images": len(training), "validation images": len(validation) if validation else 0}
+        run.processes.agree(counts | {f"{name} split": split.checksum() for name, split in splits.items()})
+    return training, validation
+
+
+def compared_options(config: TrainConfig) -> dict:
+    """Return the options that must be the same in all processes; of other models, their weights are compared instead."""
+    names = (*OPTIONAL_RECIPE_FIELDS, "stop_after", "strict")
+    options = {name: getattr(config, name) for name in names} | recipe_of(config)
+    return {name: value for name, value in options.items() if name not in WEIGHTS_KEYS}
 
 
 def _other_models(config: TrainConfig, recorded: dict) -> tuple[Path | None, Path | None]:

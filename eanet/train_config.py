@@ -56,7 +56,7 @@ _RULES = (
     ("ema", lambda v: v is None or _is_number(v) and 0 <= v < 1, "must be a number in [0, 1), or None for the default"),
     ("cutmix", lambda v: _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
     ("learning_rate", lambda v: v is None or _is_number(v) and v > 0, "must be a number above 0"),
-    ("start_timeout", lambda v: _is_number(v) and v > 0, "must be a number of seconds, above 0"),
+    ("start_timeout", lambda v: _is_number(v) and 0 < v <= 86_400, "must be a number of seconds, above 0, at most 86400"),
     ("weight_decay", lambda v: _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("warmup_epochs", lambda v: v is None or _is_number(v) and v >= 0, "must be a number, at least 0"),
     ("distill", lambda v: v is None or _is_number(v) and 0 <= v <= 1, "must be a number in [0, 1]"),
@@ -83,7 +83,7 @@ class TrainConfig:
     image_size: int | None = None  # side of the square input; None for the architecture's
     resize: str | None = None  # how an image becomes a square, one of RESIZES; None for the architecture's
     epochs: int = None  # type: ignore[assignment]  # as for the next, and the three below that are None: see `resolved`
-    stop_after: int | None = None  # of these epochs, write the model after this many; the same run can go on later
+    stop_after: int | None = None  # of these epochs, write the model after this many; the same run can be resumed later
     batch_size: int = None  # type: ignore[assignment]
     seed: int = 0  # of the initial weights, order, augmentation and validation split
     validation_split: float = 0.02  # fraction of the training images
@@ -161,8 +161,9 @@ class TrainConfig:
     def resolved(self, num_images: int | None) -> TrainConfig:
         """Return a copy with values for the options that follow the data.
 
-        - Batches of 128; below 5,000 images about a fortieth of them, at least 16.
-        - 75 epochs; below 1,700 images as many as make 1,000 steps, at most 200.
+        - Batches of about a fortieth of the images: a power of 2 from 16 to 128, which it is from about 3,600 images on.
+        - 75 epochs with batches of 128; with those smaller ones, as many as make the same number of steps, or 1,000 steps if
+          that is more, at most 200 epochs.
         - A peak learning rate of 0.005. Two epochs of warm-up, at most a tenth of all.
         - With initial weights and fewer than 10,000 images, a quarter of the epochs, and 0.001.
         - `default_ema`.

@@ -12,7 +12,7 @@ import time
 import numpy as np
 
 from eanet.cli import UserError, duration, write_json
-from eanet.data import Batches, balanced_class_weights, describe, split_validation
+from eanet.data import Batches, balanced_class_weights, describe
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
@@ -27,16 +27,17 @@ from eanet.run_dir import (
     Checkpoint,
     Run,
     TensorBoardLog,
+    compared_options,
     finished_results,
     parent_run,
     prepare_run,
-    recipe_of,
     recorded_training,
     reproducing_command,
+    split_run,
 )
 from eanet.run_lock import one_process
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, save_pretrained_keras
-from eanet.train_config import OPTIONAL_RECIPE_FIELDS, TrainConfig, cutmix_epochs, default_ema
+from eanet.train_config import TrainConfig, cutmix_epochs, default_ema
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
@@ -57,8 +58,7 @@ def train(config: TrainConfig) -> dict | None:
         UserError: bad data, an output folder of another run, or a loss that is not finite.
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
-    same = (*OPTIONAL_RECIPE_FIELDS, "stop_after", "strict")
-    with joined(config, {name: getattr(config, name) for name in same} | recipe_of(config)) as (config, processes):
+    with joined(config, compared_options(config)) as (config, processes):
         return _train(config, processes)
 
 
@@ -72,12 +72,13 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
     processes.mirror(config.output, (SETTINGS_FILE, CHECKPOINT_FILE))
     run = prepare_run(config, processes)
     config = run.config
-    training, validation = split_validation(run.dataset, config.validation_split, config.seed)
+    training, validation = split_run(run)
     model, batches = _build(run, training)
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_json(config.output / SETTINGS_FILE, run.settings)
-    if run.dataset.left_out:
-        write_json(config.output / LEFT_OUT_FILE, run.dataset.left_out)
+    if processes.is_main:
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_json(config.output / SETTINGS_FILE, run.settings)
+        if run.dataset.left_out:
+            write_json(config.output / LEFT_OUT_FILE, run.dataset.left_out)
     if not run.resuming:
         _log(describe(run.dataset))
 
@@ -324,7 +325,7 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
     """Train the epochs that `history` lacks, adding to it, and return the seconds trained in all."""
     config, processes, start_epoch, teacher = run.config, run.processes, len(history.get("loss", [])), None
     rows = processes.part(batches)
-    log = TensorBoardLog(config.output / "logs", history)
+    log = TensorBoardLog(config.output / "logs", history) if processes.is_main else None
     end = config.stop_after or config.epochs
     if run.teacher and start_epoch < end:
         teacher = load_teacher(run.teacher, config.teacher, model.config)
@@ -351,8 +352,9 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         elapsed += time.perf_counter() - start
         for key, value in row.items():
             history.setdefault(key, []).append(value)
-        checkpoint.save(history, elapsed)
-        log.append(row, epoch)
+        if log:  # in process 0
+            checkpoint.save(history, elapsed)
+            log.append(row, epoch)
         left = duration(elapsed / (epoch + 1) * (end - epoch - 1))
         values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("time", "learning_rate", "images_per_s"))
         _log(f"epoch {epoch + 1}/{config.epochs}  {values}  {row['images_per_s']:.0f} images/s  {left} left")

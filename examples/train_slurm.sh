@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on two nodes with four GPUs each, one process per GPU:
 #     DATA=/shared/images sbatch examples/train_slurm.sh
-# Submitted again, or requeued, it goes on after the last completed epoch.
+# Submitted again, or requeued, it resumes after the last completed epoch.
 #SBATCH --job-name=eanet
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -13,6 +13,8 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}" # the repository
 export KERAS_BACKEND=jax
 
-# JAX finds coordinator, number and id of the processes in SLURM's variables, and gives each task the GPU of its number: so a
-# task must see all GPUs of its node (--gres, not --gpus-per-task). The processes end together.
-srun --kill-on-bad-exit=1 python train.py --distribute --data "${DATA:?set DATA to the data set}" --output "${OUTPUT:-runs/eanet}"
+# train.py finds coordinator, number and id of the processes in SLURM's variables, and uses the GPU of a task's number: so a
+# task must see all GPUs of its node (--gres, not --gpus-per-task). The processes end together. srun does not take over
+# --cpus-per-task by itself.
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
+    python train.py --distribute --data "${DATA:?set DATA to the data set}" --output "${OUTPUT:-runs/eanet}"

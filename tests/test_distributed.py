@@ -3,38 +3,23 @@
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
-import threading
 import time
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, only_line, random_images, run_main
+from processes import connected, in_threads, places
 from training_runs import RECIPE, colours, error_line, read_json
 
 import train
 from eanet.cli import UserError
-from eanet.data import Batches, Split
-from eanet.distributed import SLURM, VARIABLES, find_place
-from eanet.peers import Peers, Place
+from eanet.data import Batches, Dataset, Split
+from eanet.distributed import SLURM, VARIABLES, Processes, find_place, local_devices
+from eanet.peers import Place
+from eanet.run_dir import Run, compared_options, split_run
 from eanet.train_config import TrainConfig
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def places(count=2):
-    """Return the places of processes on this machine."""
-    address = f"127.0.0.1:{free_port()}"
-    return [Place(address, count, i) for i in range(count)]
-
 
 # Settings -------------------------------------------------------------------------------------------------------------
 
@@ -50,7 +35,7 @@ KERAS, KUBEFLOW = (
     (SETTINGS, {}, SETTINGS),
     ((None, None, None), KERAS, SETTINGS),
     ((None, None, None), KUBEFLOW, SETTINGS),
-    ((None, None, 0), KUBEFLOW | {VARIABLES["coordinator"][0]: "a:1,b:2"}, ("a:1", 2, 0)),
+    ((None, None, 0), KUBEFLOW | {VARIABLES["coordinator"][0]: " a:1, b:2"}, ("a:1", 2, 0)),
     (("[::1]:99", 2, 0), KERAS, ("[::1]:99", 2, 0)),
     ((None, 1, 0), {}, None),
 ])  # fmt: skip
@@ -64,6 +49,16 @@ def test_place_comes_from_slurm_as_jax_reads_it(monkeypatch):
     for name, value in SLURM_STEP.items():
         monkeypatch.setenv(name, value)
     assert find_place(TrainConfig(distribute=True)) == Place(f"node007:{65535 - 2**12 + 1 + 10}", 2, 1)
+
+
+@pytest.mark.parametrize("environ, expected", [
+    ({}, None),
+    (SLURM_STEP | {"SLURM_STEP_NUM_NODES": "2"}, None),
+    (SLURM_STEP | {"SLURM_STEP_NUM_NODES": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3"}, [3]),
+    (SLURM_STEP | {"SLURM_STEP_NUM_NODES": "1", "JAX_LOCAL_DEVICE_IDS": "0,1"}, None),
+])  # fmt: skip
+def test_one_process_per_machine_has_all_of_its_devices(environ, expected):
+    assert local_devices(environ) == expected
 
 
 @pytest.mark.parametrize("options, message", [
@@ -86,6 +81,17 @@ def test_bad_integer_of_a_variable_names_it():
         find_place(TrainConfig(distribute=True), KUBEFLOW | {"JAX_NUM_PROCESSES": "two"})
 
 
+@pytest.mark.parametrize("seconds", [0, 1e10])
+def test_start_timeout_is_at_most_a_day(seconds):
+    with pytest.raises(UserError, match=f"^start_timeout {seconds}: must be a number of seconds, above 0, at most 86400"):
+        TrainConfig(start_timeout=seconds)
+
+
+def test_paths_of_other_models_may_differ():
+    one, other = (TrainConfig(init_from=f"/{host}/model", teacher=f"/{host}/teacher") for host in "ab")
+    assert compared_options(one) == compared_options(other) != compared_options(TrainConfig(seed=1))
+
+
 def test_settings_need_distribute():
     with pytest.raises(UserError, match="^processes 2: needs distribute"):
         TrainConfig(processes=2)
@@ -100,7 +106,7 @@ def test_tensorflow_is_refused_in_one_line(capsys, monkeypatch, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# Batches --------------------------------------------------------------------------------------------------------------
+# Data -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", [None, "trivial"])
@@ -113,123 +119,51 @@ def test_rows_of_all_processes_are_the_batch_of_one(policy):
         np.testing.assert_array_equal(y, np.concatenate([row[1] for row in rows]))
 
 
-# Connections ----------------------------------------------------------------------------------------------------------
+class Threads(Processes):
+    """Processes that are threads here."""
+
+    distributed = True
+
+    def __init__(self, peers):
+        self.agree = peers.agree
 
 
-def in_threads(*functions):
-    """Call the functions at the same time; return their results, or the UserErrors they raised."""
-    results = [None] * len(functions)
+def test_processes_compare_the_splits_they_train_on():
+    def data(validation=None):
+        train = Split(random_images(30), np.arange(30) % 5, "train")
+        return Dataset("", "data", list("abcde"), train, None, validation)
 
-    def call(i):
-        try:
-            results[i] = functions[i]()
-        except UserError as error:
-            results[i] = error
+    def splits(*datasets):
+        runs = [
+            Run(TrainConfig(validation_split=0.2), {}, dataset, None, False, processes=Threads(peers))
+            for dataset, peers in zip(datasets, connected(), strict=True)
+        ]
+        return in_threads(*(lambda run=run: split_run(run) for run in runs))
 
-    threads = [threading.Thread(target=call, args=(i,)) for i in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-def connected(count=2):
-    """Return the `Peers` of processes that are threads here."""
-    return in_threads(*(lambda place=place: Peers(place, 10) for place in places(count)))
+    assert [len(split) for pair in splits(data(), data()) for split in pair] == [24, 6] * 2
+    errors = splits(data(), data(Split(random_images(6), np.arange(6) % 5, "validation")))
+    assert all("has training images 30, process 0 has 24; start all with the same" in str(error) for error in errors)
 
 
-def test_process_0_shares_its_files(tmp_path):
-    peers, folders = connected(3), [tmp_path / str(i) for i in range(3)]
-    for i, folder in enumerate(folders):
-        folder.mkdir()
-        (folder / "own").write_text(str(i))
-    (folders[0] / "a").write_bytes(bytes(3_000_000))
-    in_threads(*(lambda p=p, f=f: p.mirror(f, ("a", "b", "c")) for p, f in zip(peers, folders, strict=True)))
-    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [["a", "own"]] * 3
-    assert (folders[2] / "a").read_bytes() == bytes(3_000_000)
-    assert in_threads(*(p.leave for p in peers)) == [True] * 3
+# Output ---------------------------------------------------------------------------------------------------------------
 
 
-def test_processes_that_differ_all_say_so():
-    peers = connected(3)
-    facts = [{"batch_size": size, "set": None} for size in (64, 64, 32)]
-    assert in_threads(*(lambda p=p: p.agree({"batch_size": 64}) for p in peers)) == [None] * 3
-    errors = in_threads(*(lambda p=p, f=f: p.agree(f) for p, f in zip(peers, facts, strict=True)))
-    host = socket.gethostname()
-    expected = f"process 2 ({host}) has batch_size 32, process 0 has 64; start all with the same options and data"
-    assert [str(error) for error in errors] == [expected] * 3
-
-
-def test_missing_processes_are_named():
-    main, other = places()
-    assert str(in_threads(lambda: Peers(main, 0.2))[0]) == (
-        f"process 1 of 2 did not come to {main.coordinator} in 0.2 s; start it, with this address"
-    )
-    start = time.monotonic()
-    assert str(in_threads(lambda: Peers(other, 0.2))[0]) == (
-        f"coordinator {other.coordinator}: no answer in 0.2 s (Connection refused); start process 0 there"
-    )
-    assert time.monotonic() - start < 5
-
-
-def test_two_processes_with_the_same_id_or_other_numbers_are_refused():
-    main, other, third = places(3)
-    same = in_threads(*(lambda p=p: Peers(p, 10) for p in (main, other, other)))
-    assert all("process_id 1: process 1 (" in str(error) and "both have it" in str(error) for error in same)
-    numbers = in_threads(lambda: Peers(main, 10), lambda: Peers(Place(main.coordinator, 4, 2), 10))
-    assert all("was started for 4 processes, process 0 for 3" in str(error) for error in numbers)
-
-
-def test_strangers_at_the_port_do_not_count():
-    main, other = places()
-
-    def stranger():
-        for words in (b"GET / HTTP/1.1\r\n\r\n", b""):
-            with ExitStack() as stack, pytest.MonkeyPatch.context():
-                while True:
-                    try:
-                        connection = stack.enter_context(socket.create_connection(main.address, timeout=5))
-                        break
-                    except ConnectionRefusedError:
-                        time.sleep(0.01)
-                connection.sendall(words)
-        return Peers(other, 10)
-
-    peers = in_threads(lambda: Peers(main, 10), stranger)
-    assert in_threads(*(p.leave for p in peers)) == [True, True]
-
-
-PEER = """
-import sys, time
-sys.path.insert(0, sys.argv[1])
-from eanet.peers import Peers, Place
-peers = Peers(Place(sys.argv[2], 3, int(sys.argv[3])), 20)
-print("joined", flush=True)
-if sys.argv[4:] == ["stop"]:
-    time.sleep(0.2)
-    peers.stop("data x: no such file", 2)
-time.sleep(60)
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_stay_closed(closed, tmp_path):
+    program = f"""
+import os, pathlib, sys
+sys.path.insert(0, {str(ROOT)!r})
+from eanet.distributed import native_output_silenced
+with native_output_silenced():
+    os.write(1, b"native")
+    os.write(2, b"native")
+    print("error", file=sys.stderr or open(os.devnull, "w"))
+pathlib.Path({str(tmp_path / "done")!r}).touch()
 """
-
-
-@pytest.mark.parametrize("end, lost", [("kill", 0), ("kill", 2), ("stop", 1)])
-def test_end_of_one_process_is_one_line_of_the_others(end, lost):
-    address = places()[0].coordinator
-    words = [sys.executable, "-c", PEER, str(ROOT), address]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    running = [subprocess.Popen([*words, str(i), *([end] if i == lost else [])], **pipes) for i in range(3)]
-    assert [process.stdout.readline() for process in running] == ["joined\n"] * 3
-    if end == "kill":
-        running[lost].kill()
-    for i, process in enumerate(running):
-        if i != lost:
-            line = only_line(process.communicate(timeout=10)[1])
-            assert line.startswith("-c: error: process ") and process.returncode == (1 if end == "kill" else 2)
-            assert f"process {lost} (" in line
-            assert ("is gone" in line and "with the same commands" in line) if end == "kill" else "no such file" in line
-    running[lost].kill()
-    running[lost].communicate()
+    command = f"{shlex.join([sys.executable, '-c', program])} {closed}"
+    env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "" if "2" in closed else "error\n") and (tmp_path / "done").exists()
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -406,7 +340,7 @@ def test_processes_that_do_not_fit_stop_before_the_first_step(official, tmp_path
         return [error_line(status, err) for status, _, err in results]
 
     first, second = errors([], ["--batch-size", 8])
-    assert "has batch_size 8, process 0 has 24; start all with the same options and data" in first and first == second
+    assert "has batch_size 8, process 0 has 24; start all with the same" in first and first == second
     first, second = errors([], ["--data", official])
     assert "has training data " in first and first == second
     first, second = errors(["--batch-size", 15], ["--batch-size", 15])
@@ -446,7 +380,9 @@ def test_slurm_script_is_bash_and_trains():
     path = ROOT / "examples" / "train_slurm.sh"
     text = path.read_text(encoding="utf-8")
     subprocess.run(["bash", "-n", path], check=True)
-    [words] = [words for line in text.splitlines() if line.startswith("srun") for words in commands(line)]
+    [line] = [line for line in text.replace("\\\n", "").splitlines() if line.startswith("srun")]
+    [words] = commands(line)
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in line
     assert train.parse_args(words).distribute and "export KERAS_BACKEND=jax" in text
     options = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in text.splitlines() if "#SBATCH" in line)
     # one process per GPU, and each sees all GPUs of its node: JAX takes the one of its number
@@ -463,4 +399,4 @@ def test_train_job_is_one_of_kubeflow():
     assert trainer["command"][-1] == "/eanet/train.py" and trainer["env"] == [{"name": "KERAS_BACKEND", "value": "jax"}]
     config = train.config_from_args(train.parse_args(trainer["args"]))
     environ = KUBEFLOW | {"JAX_COORDINATOR_ADDRESS": "eanet-node-0-0.eanet:6666"}
-    assert find_place(config, environ) == Place("eanet-node-0-0.eanet:6666", 2, 1)
+    assert find_place(config, environ) == Place("eanet-node-0-0.eanet:6666", 2, 1) and config.start_timeout == 600
