@@ -45,6 +45,7 @@ class Listing:
         source: what the classes are read from, for messages.
         unlabelled: folders of splits without class folders.
         problem: why no table could be read, or "".
+        tables: paths of the tables, as names of their parts.
     """
 
     samples: dict[str, Any]
@@ -53,6 +54,7 @@ class Listing:
     source: str = ""
     unlabelled: dict[str, Folder] = dataclasses.field(default_factory=dict)
     problem: str = ""
+    tables: set[tuple[str, ...]] = dataclasses.field(default_factory=set)
 
 
 def split_of(name: str) -> str | None:

@@ -77,7 +77,7 @@ def read_rows(file: File, where: str) -> Rows | str | None:
         raise
     if content.startswith(LFS_PREFIX):
         raise UserError(f"{place}: {LFS_HINT}")
-    text, certain = _decode(content)
+    text, certain = decode_text(content)
     if file.suffix in (".txt", ".lst"):
         return _read_list(file, text, certain)
     if file.suffix == ".json":
@@ -98,7 +98,7 @@ def cell_text(value) -> str:
     return unicodedata.normalize("NFC", str(value).strip())
 
 
-def _decode(content: bytes) -> tuple[str, bool]:
+def decode_text(content: bytes) -> tuple[str, bool]:
     """Return the text, and whether its encoding is known rather than that of a Windows machine somewhere."""
     encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     if encoding != "utf-16" and b"\0" in content[:2]:  # UTF-16 without its mark, as it begins with a letter

@@ -59,6 +59,7 @@ def list_tables(
     tables, problem = find_tables(root, index, where, first_only=first_only, image=image_column, label=label_column)
     if not tables:
         return Listing({}, problem=problem)
+    read = {table.file.parts for table in tables}
     if any(FIRST.fullmatch(table.file.name) for table in tables):  # and not the copy of one in another form
         tables = [table for table in tables if FIRST.fullmatch(table.file.name)]
     samples: dict[str, list[Sample]] = {}
@@ -71,7 +72,8 @@ def list_tables(
             left_out.add(file.path, reason)
     if not samples:
         problem = f"{tables[0].file.path}: no row has one class; images with several are not read"
-    return Listing({split: samples[split] for split in ORDER if split in samples}, problem=problem)
+    by_split = {split: samples[split] for split in ORDER if split in samples}
+    return Listing(by_split, problem=problem, tables=read)
 
 
 def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) -> None:
