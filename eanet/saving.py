@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+import modeling_eanet
 from eanet.cli import printable, read_json, temporary_folder
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
 from eanet.run_lock import lock_run
-from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, UserError, build_eanet, first_line, from_pretrained_keras
+from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, UserError, build_eanet, first_line, from_pretrained_keras
 
 KERAS_FILES = (CONFIG_FILE, "metadata.json", WEIGHTS_FILE)
 SAVED_MODEL_FILES = ("saved_model.pb", "keras_metadata.pb", "fingerprint.pb", "variables")
@@ -140,14 +141,19 @@ def checksum_matches(model, recorded: str | None, config=None) -> bool:
 
 
 def stored_checksum(folder) -> str | None:
-    """Return the `model_checksum` of the model in a folder, without importing Keras; None if its files cannot be read."""
+    """Return the `model_checksum` of the model in a folder, without importing Keras.
+
+    None if its files cannot be read, or if `from_pretrained_keras` would refuse them before it reads the arrays.
+    """
     import h5py
 
     names: dict[str, int] = {}
+    config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     try:
-        content = read_json(Path(folder) / CONFIG_FILE)
+        modeling_eanet._check_weights(weights_path, EANetConfig.from_json_file(config_path))
+        content = read_json(config_path)
         checksum = zlib.crc32(json.dumps(list(content["id2label"].values())).encode())
-        with h5py.File(Path(folder) / WEIGHTS_FILE, "r") as file:
+        with h5py.File(weights_path, "r") as file:
             for layer in content["config"]["layers"]:  # Keras numbers the layers of a class in this order
                 name = re.sub("([a-z])([A-Z])", r"\1_\2", re.sub("(.)([A-Z][a-z]+)", r"\1_\2", layer["class_name"])).lower()
                 names[name] = names.get(name, -1) + 1

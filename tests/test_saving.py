@@ -99,6 +99,29 @@ def test_model_without_redundant_biases_round_trips(tmp_path):
     np.testing.assert_allclose(probabilities, np.asarray(model(IMAGES)), atol=1e-5)
 
 
+def allocate_nothing(file, name):
+    file.create_dataset(name, (1000, 1000), "f4", chunks=(10, 10))
+
+
+def compress(file, name):
+    file.create_dataset(name, (1000, 1000), "f4", compression="gzip")[...] = 0
+
+
+def link_outside(file, name):
+    file[name] = h5py.ExternalLink("other.h5", "/x")
+
+
+@pytest.mark.parametrize("forge", [allocate_nothing, compress, link_outside])
+def test_a_forged_weights_file_has_no_stored_checksum(tiny_folder, tmp_path, forge):
+    folder = copy_files(KERAS_FILES, tiny_folder, tmp_path / "model")
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["x"] = np.zeros(3, np.float32)
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        del file["layers/dense/vars/0"]
+        forge(file, "layers/dense/vars/0")
+    assert stored_checksum(tiny_folder) is not None and stored_checksum(folder) is None
+
+
 def test_config_without_the_field_has_the_biases(tiny_folder, tiny_model, tmp_path):
     folder = copy_files(KERAS_FILES, tiny_folder, tmp_path / "model")
     settings = json.loads((folder / "config.json").read_text())
