@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from eanet.cli import UserError, atomic_path, first_line, locked, read_json, require, write_json
+from eanet.cli import UserError, atomic_path, first_line, locked, read_json, require
 from eanet.results import Result, csv_writer
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -80,8 +80,8 @@ class ResultFile:
     """A file with one row per image, in a format that its suffix names.
 
     Rows are appended as they come, so a killed process leaves complete rows and at most a torn one, which the next process
-    removes. Next to the file, NAME.job says what the results are made with. Rows for a Parquet file, which cannot be
-    appended to, are kept in NAME.part, as JSON Lines, until all are there.
+    removes. Next to the file, NAME.job says what the results are made with; the process that writes has locked it. Rows for
+    a Parquet file, which cannot be appended to, are kept in NAME.part, as JSON Lines, until all are there.
 
     Args:
         path: the file, with one of `SUFFIXES`.
@@ -96,7 +96,7 @@ class ResultFile:
     """
 
     def __init__(self, path, resume: bool = False):
-        self.path, self.rows, self.errors = Path(path), 0, 0
+        self.path, self.rows, self.errors, self._resume = Path(path), 0, 0, resume
         if self.path.suffix.lower() not in SUFFIXES:
             raise UserError(f"{path}: unknown format; the name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         self._parquet = self.path.suffix.lower() == ".parquet"
@@ -113,11 +113,14 @@ class ResultFile:
             raise UserError(f"{path}: exists, and is not a regular file")
         if self._parquet:
             require("pyarrow", "`pip install pyarrow`, or write .csv or .jsonl")
-        if self._begun() and not resume:
-            raise UserError(f"{path}: exists already; go on with it (--resume), or write to another file")
+        self._started()
 
-    def _begun(self) -> bool:
-        return _has_content(self.path) or _has_content(self._row_path)
+    def _started(self) -> bool:
+        """Return whether there are rows; raise UserError if there are and they must not be added to."""
+        started = _has_content(self.path) or _has_content(self._row_path)
+        if started and not self._resume:
+            raise UserError(f"{self.path}: already exists; use --resume to continue, or write to another file")
+        return started
 
     def __enter__(self):
         return self
@@ -129,34 +132,41 @@ class ResultFile:
         """Open the file, and read what it has.
 
         Args:
-            job: what decides on the results, JSON values by name; "top_k" must be there.
+            job: the options that must match to resume, JSON values by name; "top_k" must be there.
 
         Raises:
-            UserError: the file was begun with another job, is no file of results, or another process writes to it.
+            UserError: the file was started with another job, is no file of results, or another process writes to it.
             OSError: it cannot be written.
         """
         self._format = JsonLines() if self.path.suffix.lower() != ".csv" else CommaSeparated(job["top_k"])
-        begun = self._begun()
-        if begun:
+        if self._resources.enter_context(locked(self._job_path, os.O_RDWR | os.O_CREAT)) is False:
+            raise UserError(f"{self.path}: another process is writing to it")
+        started = self._started()  # only now: what another process has just finished is there
+        if started:
             self._check_job(job)
         if self._parquet and _has_content(self.path) and not _has_content(self._row_path):
             with atomic_path(self._row_path) as temporary, open(temporary, "wb") as file:
                 file.writelines(map(self._format.encode, _read_parquet(self.path)))
         self._file = self._resources.enter_context(open(self._row_path, "ab", buffering=0))
-        if self._resources.enter_context(locked(self._row_path)) is False:
-            raise UserError(f"{self.path}: another process is writing to it")
-        if not begun:
-            write_json(self._job_path, job)
+        if not started:
+            self._write_job(job)
         self._read()
 
+    def _write_job(self, job: dict) -> None:
+        with open(self._job_path, "w", encoding="utf-8") as file:  # in place: another file would not be locked
+            file.write(json.dumps(job, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
     def _check_job(self, job: dict) -> None:
-        if not self._job_path.is_file():
+        if not _has_content(self._job_path):
+            self._job_path.unlink(missing_ok=True)  # locking has made it
             raise UserError(f"{self.path}: cannot be resumed without {self._job_path.name}; write to another file")
         before = read_json(self._job_path)
         before = before if isinstance(before, dict) else {}
         for name, value in job.items():
             if before.get(name) != value:
-                reason = f"was begun with {name} {before.get(name)}, not {value}"
+                reason = f"was started with {name} {before.get(name)}, not {value}"
                 raise UserError(f"{self.path}: {reason}; resume it with the same settings, or write to another file")
 
     def _read(self) -> None:

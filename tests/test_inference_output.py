@@ -269,9 +269,9 @@ def changed(path, content):
 
 
 REFUSED = {
-    "another job": (lambda folder: None, {"top_k": 3}, "was begun with top_k 2, not 3; resume it with the same settings"),
+    "another job": (lambda folder: None, {"top_k": 3}, "was started with top_k 2, not 3; resume it with the same settings"),
     "no record": (lambda folder: (folder / "x.csv.job").unlink(), {}, "cannot be resumed without x.csv.job"),
-    "record of something else": (changed("x.csv.job", b"[]"), {}, "was begun with runtime None, not keras"),
+    "record of something else": (changed("x.csv.job", b"[]"), {}, "was started with runtime None, not keras"),
     "a table of something else": (changed("x.csv", b"a,b\n1,2\n"), {}, "its columns are not those of results"),
     "a row of something else": (changed("x.csv", None), {}, "row 7 is not a result"),
 }
@@ -305,6 +305,26 @@ def test_two_processes_do_not_write_one_file(tmp_path):
         file.begin(JOB)
         with pytest.raises(UserError, match="another process is writing to it"):
             written(tmp_path / "x.csv", RESULTS, resume=True)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_another_process_has_just_finished_is_kept(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    new = ResultFile(path)
+    with ResultFile(path) as first:
+        first.begin(JOB)
+        first.write(RESULTS[:2])
+        second = ResultFile(path, resume=True)
+        first.finish()
+    with second:
+        second.begin(JOB)
+        assert second.rows == 2
+        with pytest.raises(UserError, match="another process is writing to it"):
+            written(path, RESULTS, resume=True)
+        second.finish()
+    with pytest.raises(UserError, match="already exists; use --resume to continue"), new:
+        new.begin(JOB)
+    assert len(rows(path)) == 2
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(mean_colour, tmp_path, capsys):
@@ -355,7 +375,7 @@ def test_after_ctrl_c_resume_goes_on(mean_colour, tmp_path, monkeypatch, capsys,
     assert run(*args) == 130
     line = "inference.py: stopped after 8 images; the same command with --resume goes on\n"
     assert capsys.readouterr().err == f"\n{line}"
-    assert run(*args) == 2 and "exists already" in only_line(capsys.readouterr().err)
+    assert run(*args) == 2 and "already exists" in only_line(capsys.readouterr().err)
     assert run(*args, "--resume") == 0
     assert capsys.readouterr().err.splitlines()[0] == f"inference.py: {out} has 8 images already"
     assert [row[0] for row in rows(out)] == paths

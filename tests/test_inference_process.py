@@ -36,7 +36,7 @@ USAGE_ERRORS = {
     "output without a name": (["red.png", "--output", ""], "unknown format; the name must end with .csv"),
     "output in no folder": (["red.png", "--output", "no/x.csv"], "no/x.csv: no such folder: no"),
     "output is a folder": (["red.png", "--output", "folder.csv"], "folder.csv: exists, and is not a regular file"),
-    "output exists": (["red.png", "--output", "old.jsonl"], "old.jsonl: exists already; go on with it (--resume), or"),
+    "output exists": (["red.png", "--output", "old.jsonl"], "old.jsonl: already exists; use --resume to continue, or"),
     "output with a format": (
         ["red.png", "--output", "x.csv", "--format", "csv"],
         "argument --format: is for standard output",
