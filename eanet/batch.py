@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, check_backend, printable, quiet_tensorflow, uninterrupted
-from eanet.image_files import LIST, STDIN, find_images
+from eanet.image_files import NO_IMAGES, STDIN, StorageError, can_be_read_again, check_storage, find_images
 from eanet.images import load_image
 from eanet.machine import available_cores
 from eanet.predict import fitting_batch, predict_batch, top_predictions
@@ -61,7 +61,7 @@ def classify_to(out, job: Job, output_format: str = "text") -> tuple[int, int]:
     """Classify files and folders, and write the results to a text stream as they come.
 
     Unreadable files get one line each on standard error. A closed pipe behind `out` ends the work silently. After Ctrl-C
-    the output is completed.
+    and after an error the output is completed.
 
     Args:
         out: the stream, usually `sys.stdout`.
@@ -72,7 +72,8 @@ def classify_to(out, job: Job, output_format: str = "text") -> tuple[int, int]:
         The number of files that were classified, and of those that could not be read.
 
     Raises:
-        UserError: a path does not exist or has no images, the model cannot be loaded, or `top_k` is too large.
+        UserError: a path does not exist or has no images, a list is damaged, the storage of the images fails, the model
+            cannot be loaded, or `top_k` is too large.
         OSError: `out` cannot be written.
     """
     if out is None:
@@ -96,7 +97,9 @@ def classify_to(out, job: Job, output_format: str = "text") -> tuple[int, int]:
                         writer.write([result for result in results if result.error is None])
                     count += len(results)
                     bar.update(len(results))
-            except KeyboardInterrupt:
+            except OSError:  # of `out`
+                raise
+            except BaseException:
                 writer.close()
                 raise
         writer.close()
@@ -120,7 +123,7 @@ def classify_into(path, job: Job, resume: bool = False) -> tuple[int, int]:
         The number of rows of images that were classified, and of those that could not be read.
 
     Raises:
-        UserError: as `classify_to`, or the file exists, was begun with other settings, or cannot be written.
+        UserError: as `classify_to`, or the file exists, was started with other settings, or cannot be written.
     """
     with ResultFile(path, resume) as output:
         files, total = _files(job)
@@ -140,7 +143,9 @@ def classify_into(path, job: Job, resume: bool = False) -> tuple[int, int]:
                     bar.update(len(results))
             output.finish()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"stopped after {_counted(output)}; the same command with --resume goes on") from None
+            raise KeyboardInterrupt(_stopped(output)) from None
+        except StorageError as error:
+            raise UserError(f"{error}; {_stopped(output)}") from None
         _say(f"{path}: {_counted(output)}")
         return output.rows - output.errors, output.errors
 
@@ -150,12 +155,16 @@ def _counted(output: ResultFile) -> str:
     return f"{output.rows:,} image{'s' * (output.rows != 1)}{errors}"
 
 
+def _stopped(output: ResultFile) -> str:
+    return f"stopped after {_counted(output)}; the same command with --resume goes on"
+
+
 def _say(text: str) -> None:
     print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr)
 
 
 def _settings(model, runtime: str, top_k: int, name: str) -> dict:
-    """Return what decides on results: two jobs of the same settings may write to the same file."""
+    """Return the options that must match to resume."""
     from eanet.saving import model_checksum
 
     config = model.config
@@ -186,11 +195,11 @@ def _progress(job: Job, total: int | None, done: int = 0):
     from tqdm import tqdm
 
     def count():
-        with contextlib.suppress(UserError, OSError):  # whoever classifies the files gets it too
+        with contextlib.suppress(UserError, OSError):  # the main thread reports it
             bar.total = sum(1 for _ in find_images(job.paths, job.null))
 
     with tqdm(total=total, initial=done, unit=" images", unit_scale=False, disable=None, leave=False) as bar:
-        if total is None and not bar.disable and LIST + STDIN not in job.paths:
+        if total is None and not bar.disable and all(map(can_be_read_again, job.paths)):
             threading.Thread(target=count, daemon=True).start()
         yield bar
 
@@ -219,7 +228,7 @@ def _has_own_onnx(name: str) -> bool:
     from eanet.export.onnx import OnnxModel, find_onnx
     from eanet.saving import stored_checksum
 
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(UserError, OSError):  # Keras runs without it
         exported = OnnxModel(find_onnx(name), threads=1).checksum
         return importlib.util.find_spec("keras") is None or exported == stored_checksum(name)
     return False
@@ -288,7 +297,10 @@ def classify_files(
         threads: None for one per core. They decode images; with an `OnnxModel` they also share the work of a batch.
 
     Yields:
-        One `Result` per file, in order.
+        One `Result` per file, in order; also of the files before an error of `files`, which is then raised.
+
+    Raises:
+        StorageError: the storage or the machine fails, rather than one image.
     """
     for results in classify_batches(model, files, top_k, batch_size, threads):
         yield from results
@@ -298,7 +310,8 @@ def classify_batches(
     model, files: Iterable[str], top_k: int = 5, batch_size: int = 64, threads: int | None = None
 ) -> Generator[list[Result], None, None]:
     """Yield the results of `classify_files` as lists, one per batch."""
-    files, threads = iter(files), threads or available_cores()
+    failures: list[UserError] = []
+    files, threads = _until_failure(files, failures), threads or available_cores()
     batch_size = fitting_batch(batch_size, model.config)
     first = list(itertools.islice(files, batch_size + 1))
     eager, batch_size = len(first) <= batch_size, min(batch_size, len(first))
@@ -319,6 +332,16 @@ def classify_batches(
             yield from _ordered(lambda share: classify(map(load, share), size), _batched(named, size), threads, 2 * threads)
         else:
             yield from map(classify, _batched(_ordered(load, named, threads, batch_size), batch_size))
+    for failure in failures:
+        raise failure
+
+
+def _until_failure(files: Iterable[str], failures: list[UserError]) -> Iterator[str]:
+    """Yield the files; an error ends them, and is kept until the files before it are classified."""
+    try:
+        yield from files
+    except UserError as error:
+        failures.append(error)
 
 
 def _batches(model, files, top_k: int, job: Job) -> Generator[list[Result], None, None]:
@@ -357,12 +380,16 @@ def _predicted(model, loaded: list, top_k: int, batch_size: int, eager: bool) ->
 
 
 def _load(source, config):
-    """Return the image as an array, or the reason why it cannot be read."""
+    """Return the image as an array, or the reason why it cannot be read. Raises StorageError."""
     try:
         if isinstance(source, OSError):
             raise source
         return load_image(source, config)
+    except IsADirectoryError:  # in a list
+        return NO_IMAGES
     except (OSError, ValueError, MemoryError) as error:
+        if isinstance(error, OSError):
+            check_storage(source if isinstance(source, str) else STDIN, error)
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import stat
@@ -16,13 +17,30 @@ from eanet.images import image_suffixes, is_hidden
 
 STDIN = "-"
 LIST = "@"
+NO_IMAGES = "no images in this folder"
 _LONGEST_PATH = 2**16
+# A mount that is gone, a server that does not answer, no files or memory left: all other images would fail too.
+_STORAGE_ERRORS = {
+    *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+}
+
+
+class StorageError(UserError):
+    """The storage or the machine fails, rather than one image: trying again later may succeed."""
+
+
+def check_storage(path: str, error: OSError) -> None:
+    """Raise StorageError if `error`, of reading `path`, is not about that file or folder alone."""
+    if error.errno in _STORAGE_ERRORS:
+        raise StorageError(f"{path}: cannot be read now ({error.strerror or error})") from None
 
 
 def find_images(paths: Iterable[str], null: bool = False) -> Iterator[str]:
     """Return the image files behind `paths`, in order; folders and lists are read as the iterator goes on.
 
-    Files and folders without read permission are included, and so are missing files of a list: reading gives the reason.
+    Files and folders without read permission are included, and so are missing files and folders without images of a list:
+    reading them gives the reason. Each list is opened once, so it can be a pipe.
 
     Args:
         paths: image files; folders, which are searched recursively, without hidden files, in order of name; "-" for an image
@@ -31,22 +49,27 @@ def find_images(paths: Iterable[str], null: bool = False) -> Iterator[str]:
 
     Raises:
         UserError: a path or list does not exist, a folder has no images, a list no paths, or standard input is named twice.
+            The iterator raises it too, for a list that is damaged or cannot be read further.
+        StorageError: a folder cannot be listed because its storage fails.
     """
     paths = list(paths)
     if sum(path in (STDIN, LIST + STDIN) for path in paths) > 1:
         raise UserError("-: standard input holds one image; give - only once")
+    found = []
     for path in paths:
-        if is_list(path):
-            if path != LIST + STDIN:
-                next(_listed(path, null))
-        elif path != STDIN and _is_folder(path):
-            next(_images_in(path))
-    return itertools.chain.from_iterable(_found(path, null) for path in paths)
+        images = _found(path, null)
+        found.append(itertools.chain([next(images)], images))
+    return itertools.chain.from_iterable(found)
 
 
 def is_list(path: str) -> bool:
     """Return whether `path` is "@FILE", and not a file or folder whose name begins so."""
     return path.startswith(LIST) and not os.path.lexists(path)
+
+
+def can_be_read_again(path: str) -> bool:
+    """Return whether `find_images` can be called with `path` a second time: not for a list that is a pipe."""
+    return not is_list(path) or path != LIST + STDIN and os.path.isfile(path.removeprefix(LIST))
 
 
 def _is_folder(path: str) -> bool:
@@ -62,18 +85,25 @@ def _found(path: str, null: bool) -> Iterator[str]:
     if is_list(path):
         for listed in _listed(path, null):
             if os.path.isdir(listed):
-                yield from _images_in(listed)
+                images = _images_in(listed)
+                yield next(images, str(Path(listed)))
+                yield from images
             else:
                 yield listed if listed != STDIN else os.path.join(".", STDIN)
-    elif path != STDIN and os.path.isdir(path):
-        yield from _images_in(path)
+    elif path != STDIN and _is_folder(path):
+        images = _images_in(path)
+        first = next(images, None)
+        if first is None:
+            raise UserError(f"{path}: {NO_IMAGES}")
+        yield first
+        yield from images
     else:
         yield path
 
 
 def _images_in(folder: str) -> Iterator[str]:
     """Yield the images in a folder and its subfolders, listing one folder at a time."""
-    found, left = False, [os.path.join(Path(folder), "")]  # the last one is next; folders end with a separator
+    left = [os.path.join(Path(folder), "")]  # the last one is next; folders end with a separator
     while left:
         path = left.pop()
         if path.endswith(os.sep):
@@ -81,12 +111,9 @@ def _images_in(folder: str) -> Iterator[str]:
             try:
                 left += _entries(path)
                 continue
-            except OSError:  # reading it as an image gives the reason
-                pass
-        found = True
+            except OSError as error:  # reading it as an image gives the reason
+                check_storage(path, error)
         yield path
-    if not found:
-        raise UserError(f"{folder}: no images in this folder")
 
 
 def _entries(folder: str) -> list[str]:
@@ -115,18 +142,19 @@ def _listed(path: str, null: bool) -> Iterator[str]:
     if name == STDIN and sys.stdin is None:
         raise UserError("standard input is closed")
     try:
-        source = contextlib.nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb")
+        with contextlib.nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
+            for entry in _split(file, path, b"\0" if null else b"\n"):
+                if not null:
+                    entry = entry.removesuffix(b"\r") if found else entry.removeprefix(BOM_UTF8).removesuffix(b"\r")
+                if b"\0" in entry:
+                    raise UserError(f"{path}: has null characters; read it with -0")
+                if entry:
+                    found = True
+                    yield os.fsdecode(entry)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    with source as file:
-        for entry in _split(file, path, b"\0" if null else b"\n"):
-            if not null:
-                entry = entry.removesuffix(b"\r") if found else entry.removeprefix(BOM_UTF8).removesuffix(b"\r")
-            if b"\0" in entry:
-                raise UserError(f"{path}: has null characters; read it with -0")
-            if entry:
-                found = True
-                yield os.fsdecode(entry)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not found:
         raise UserError(f"{path}: no paths in this list")
 

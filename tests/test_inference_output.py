@@ -1,6 +1,7 @@
 """inference.py with many images: lists of paths, threads, files of results, and going on after a stop."""
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -22,7 +23,7 @@ from PIL import Image
 import inference
 import modeling_eanet
 from eanet import batch, cli
-from eanet.image_files import find_images
+from eanet.image_files import can_be_read_again, find_images
 from eanet.predict import classify
 from eanet.result_files import SUFFIXES, ResultFile
 from eanet.results import Result
@@ -124,8 +125,41 @@ def test_folders_are_listed_as_they_are_read(tmp_path, monkeypatch):
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: asked.append(os.path.basename(path)) or scan(path))
     found = find_images([str(tmp_path)])
-    del asked[:]
     assert next(found).endswith("a/000.png") and asked == [tmp_path.name, "a"]
+    assert len(list(found)) == 8 and asked == [tmp_path.name, "a", "b", "c"]
+
+
+def test_a_list_can_be_a_pipe(tmp_path):
+    """As of `inference.py @<(find photos)`: it is opened once, and not to count the images."""
+    reader, writer = os.pipe()
+    os.write(writer, b"a.png\nb.png\n")
+    os.close(writer)
+    pipe = f"@/dev/fd/{reader}"
+    assert list(find_images([pipe])) == ["a.png", "b.png"]
+    (tmp_path / "list.txt").write_text("a.png")
+    assert [can_be_read_again(path) for path in (pipe, "@-", f"@{tmp_path}/list.txt", "-", "a.png")] == [0, 0, 1, 1, 1]
+    os.close(reader)
+
+
+def test_a_folder_without_images_in_a_list_has_a_row(mean_colour, tmp_path):
+    (first, last), out = images(tmp_path / "in", 2), tmp_path / "x.csv"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text(f"{first}\n{tmp_path}/empty/\n{last}\n")
+    for resume in ([], ["--resume"]):
+        assert run(f"@{tmp_path}/list.txt", "--output", out, *resume) == 1
+        assert [(path, error) for path, _, error in rows(out)] == [
+            (first, None), (f"{tmp_path}/empty", "no images in this folder"), (last, None)
+        ]  # fmt: skip
+
+
+def test_results_before_an_error_in_a_list_are_written(mean_colour, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(batch, "MANY", 2)
+    paths = images(tmp_path, 6)
+    (tmp_path / "list.txt").write_text("\n".join([*paths, "a\0b"]))
+    assert run(f"@{tmp_path}/list.txt", "--format", "json", "--batch-size", 4) == 2
+    out, err = capsys.readouterr()
+    assert [row["image"] for row in json.loads(out)] == paths
+    assert only_line(err) == f"inference.py: error: @{tmp_path}/list.txt: has null characters; read it with -0"
 
 
 # Threads --------------------------------------------------------------------------------------------------------------
@@ -198,6 +232,16 @@ def test_long_jobs_use_the_onnx_file_of_the_same_weights(tmp_path, monkeypatch, 
     with h5py.File(folder / "model.weights.h5", "r+") as file:
         file["layers/dense/vars/0"][0] += 1
     assert run_main(inference, *[apple] * 3, "--model", folder) == 2
+    assert capsys.readouterr().err == "inference.py: error: None\n"
+
+
+def test_without_permission_to_read_the_onnx_file_keras_runs(tmp_path, monkeypatch, capsys):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", "model.onnx")
+
+    monkeypatch.setattr("eanet.export.onnx.OnnxModel", denied)
+    monkeypatch.setattr(batch, "load_model", lambda name, runtime, threads: (_ for _ in ()).throw(UserError(f"{runtime}")))
+    assert run_main(inference, ROOT / "samples", "--output", tmp_path / "x.csv") == 2
     assert capsys.readouterr().err == "inference.py: error: None\n"
 
 
@@ -325,6 +369,36 @@ def test_a_file_that_another_process_has_just_finished_is_kept(tmp_path, suffix)
     with pytest.raises(UserError, match="already exists; use --resume to continue"), new:
         new.begin(JOB)
     assert len(rows(path)) == 2
+
+
+FAILURES = {"file": (batch, "load_image", "013.png", 12), "folder": (os, "scandir", "in2", 20)}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE])
+def test_a_storage_failure_is_no_row(mean_colour, tmp_path, monkeypatch, capsys, kind, number):
+    """Resuming classifies what could not be read."""
+    module, name, at, count = FAILURES[kind]
+    paths, out = images(tmp_path / "in", 20) + images(tmp_path / "in2", 2), tmp_path / "x.csv"
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/in\n{tmp_path}/in2\n")
+    call = getattr(module, name)
+
+    def failing(path, *args):
+        if str(path).endswith(at):
+            raise OSError(number, os.strerror(number), path)
+        return call(path, *args)
+
+    args = [f"@{tmp_path}/list.txt", "--batch-size", 4]
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "MANY", 2)
+        patch.setattr(module, name, failing)
+        assert run(*args, "--output", out) == 2
+        line = only_line(capsys.readouterr().err)
+        assert f"{at}: cannot be read now ({os.strerror(number)}); stopped after {count} images; the same command" in line
+        assert run(*args, "--format", "json") == 2
+        assert [row["image"] for row in json.loads(capsys.readouterr().out)] == paths[:count]
+    assert run(*args, "--output", out, "--resume") == 0
+    assert [row[0] for row in rows(out)] == paths
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(mean_colour, tmp_path, capsys):
