@@ -17,8 +17,8 @@ Results go to standard output in the order of the paths, progress and errors to 
 has a row with path, label, score, the other labels and error; results.csv.job next to it says what they were made with.
 Exit status: 0, all images were classified; 1, some could not be read; 2, none was classified; 130, after Ctrl-C.
 
-Models and images of strangers are safe here: config.json, model.weights.h5 and an ONNX file are read as data, and what is
-damaged or out of proportion is refused. The SavedModel next to them is not read: it is a program, so load no stranger's.
+Untrusted models and images are safe here: config.json, model.weights.h5 and an ONNX file are read as data, and what is
+damaged or out of proportion is refused. The SavedModel next to them is not read: it is a program; load only ones you trust.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument("--output", metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
     parser.add_argument("--resume", action="store_true", help="go on with FILE if it exists: images with a row are skipped")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per batch (default: 64)")
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="default: one per core")
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="default: one per core; does not limit Keras' own threads"
+    )
     args = parser.parse_args(argv)
     if args.null and not args.paths:
         args.paths = ["@-"]
