@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import glob
 import hashlib
@@ -24,6 +25,10 @@ from eanet.images import image_suffixes, is_hidden, load_image
 PARQUET = ".parquet"
 READERS = 16  # requests to a bucket at the same time, per process
 ROWS = 64  # of a Parquet file that are in memory at a time
+# Of local files: the disk, the mount or this process fails, rather than one file.
+STORAGE_ERRORS = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+)
 Piece = tuple[str, int, int]  # file, first row, end: an image file is (path, 0, 1)
 
 
@@ -160,9 +165,28 @@ def _find_remote(files, root: str) -> list[str]:
 def _parquet(source: Source, file: str):
     """Yield an opened Parquet file."""
     parquet = require("pyarrow.parquet", "`pip install pyarrow`")
-    opened = filesystem(file)[0].open(file) if is_url(file) else open(os.path.join(source.base, file), "rb")
-    with opened as content, parquet.ParquetFile(content, buffer_size=2**22) as table:
+    if is_url(file):
+        with one_line(printable(file), "cannot be read"):
+            opened = filesystem(file)[0].open(file)
+    else:
+        opened = open(os.path.join(source.base, file), "rb")
+    with opened, parquet.ParquetFile(_Remote(opened, file) if is_url(file) else opened, buffer_size=2**22) as table:
         yield table
+
+
+class _Remote:
+    """An open remote file. Failed reads are UserErrors, unlike the OSErrors that pyarrow raises for damaged content."""
+
+    def __init__(self, opened, url: str):
+        self.opened, self.name = opened, printable(url)
+
+    def __getattr__(self, name):
+        return getattr(self.opened, name)
+
+    def read(self, size: int = -1) -> bytes:
+        with one_line(self.name, "cannot be read"):
+            content = self.opened.read(size)
+        return content
 
 
 def _inspect(source: Source, file: str, wanted: str | None) -> tuple[str, int]:
@@ -207,28 +231,39 @@ def read_images(source: Source, pieces: list[Piece], config) -> Iterator[tuple[s
         cannot be read.
 
     Raises:
-        Exception: the storage service fails, rather than one of its files.
+        UserError: the storage fails, rather than one of its files.
     """
     contents = _contents(source, pieces)
     if not is_url(source.place) or source.column is not None:
-        yield from ((path, _load(content, config)) for path, content in contents)
+        yield from (_load(path, content, config) for path, content in contents)
         return
     with ThreadPoolExecutor(READERS) as pool:  # a request is mostly waiting
         while window := list(itertools.islice(contents, 4 * READERS)):
-            images = pool.map(_load, (content for _, content in window), [config] * len(window))
-            yield from zip((path for path, _ in window), images, strict=True)
+            yield from pool.map(lambda found: _load(found[0], found[1], config), window)
 
 
 def _contents(source: Source, pieces: list[Piece]) -> Iterator[tuple[str, Any]]:
-    """Yield each image's path and what `_load` takes."""
+    """Yield each image's path, and a local path, an open file, a function that returns one, or why there is none."""
     files = filesystem(source.place)[0] if is_url(source.place) else None
     for file, start, stop in pieces:
         if source.column is not None:
             yield from _rows(source, file, start, stop)
         elif files is not None:
-            yield file, functools.partial(files.cat_file, file)
+            yield file, functools.partial(_fetch, files, file)
         else:
             yield file, os.path.join(source.base, file)
+
+
+def _fetch(files, url: str) -> io.BytesIO | OSError:
+    """Return a remote file's content, or the error where it is missing from its folder."""
+    with one_line(printable(url), "cannot be read"):
+        try:
+            content = files.cat_file(url)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            if not files.exists(url.rpartition("/")[0]):  # without its token, a private repository is not found either
+                raise
+            return error
+    return io.BytesIO(content)
 
 
 def _rows(source: Source, file: str, start: int, stop: int) -> Iterator[tuple[str, Any]]:
@@ -239,11 +274,11 @@ def _rows(source: Source, file: str, start: int, stop: int) -> Iterator[tuple[st
         with _parquet(source, file) as table:
             for cell in _cells(table, source.column, start, stop):
                 content = cell.as_py()
-                yield f"{file}[{row}]", (content.get("bytes") if isinstance(content, dict) else content) or b""
+                content = content.get("bytes") if isinstance(content, dict) else content
+                yield f"{file}[{row}]", io.BytesIO(content or b"")
                 row += 1
     except (OSError, pyarrow.ArrowException) as error:
-        if is_url(file) and not isinstance(error, pyarrow.ArrowException):
-            raise
+        _check_storage(file, error)
         reason = f"damaged Parquet file ({first_line(error)})"
         yield from ((f"{file}[{missing}]", UserError(reason)) for missing in range(row, stop))
 
@@ -262,17 +297,20 @@ def _cells(table, column, start: int, stop: int) -> Iterator:
         row = end
 
 
-def _load(content, config) -> np.ndarray | str:
-    """Return the image, or the reason why it cannot be read."""
-    remote = callable(content)
+def _load(path: str, content, config) -> tuple[str, np.ndarray | str]:
+    """Return the path with the image, or with the reason why it cannot be read."""
+    if callable(content):
+        content = content()
     try:
         if isinstance(content, Exception):
             raise content
-        content = content() if remote else content
-        return load_image(io.BytesIO(content) if isinstance(content, bytes) else content, config)
-    except OSError as error:
-        if remote and not isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
-            raise
-        return error.strerror or str(error) or type(error).__name__
-    except (ValueError, MemoryError) as error:
-        return str(error) or type(error).__name__
+        return path, load_image(content, config)
+    except (OSError, ValueError, MemoryError) as error:
+        _check_storage(path, error)
+        return path, getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _check_storage(path: str, error: Exception) -> None:
+    """Raise UserError if an error is not about this one file."""
+    if getattr(error, "errno", None) in STORAGE_ERRORS:
+        raise UserError(f"{printable(path)}: cannot be read ({first_line(error)})") from None

@@ -1,7 +1,9 @@
 """python -m eanet.predict_many: sources, shards and restarts, with a stand-in for Ray and with Ray itself."""
 
+import errno
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -152,7 +155,7 @@ def test_rows_of_parquet_are_those_of_the_table(tmp_path, model, start, stop):
         np.testing.assert_array_equal(image, load_image(io.BytesIO(png(i)), model.config))
 
 
-def test_buckets_are_read_like_folders(photos, model, monkeypatch):
+def test_buckets_are_read_like_folders(photos, model):
     memory = fsspec.filesystem("memory")
     for path in photos.rglob("*.*g"):
         memory.pipe_file(f"memory:///bucket/{path.relative_to(photos)}", path.read_bytes())
@@ -167,9 +170,25 @@ def test_buckets_are_read_like_folders(photos, model, monkeypatch):
         expected = dict(read_images(local, [(here, 0, 1)], model.config))[here]
         assert np.array_equal(images[there], expected)
     assert isinstance(images["memory:///bucket/gone.png"], str)
-    monkeypatch.setattr(type(memory), "cat_file", lambda *_: (_ for _ in ()).throw(ConnectionError("no route")))
-    with pytest.raises(ConnectionError):  # the bucket's fault, not the image's
-        list(read_images(source, pieces, model.config))
+    with pytest.raises(UserError, match="^memory:///private/x.png: cannot be read"):  # there is no such bucket
+        list(read_images(source, [("memory:///private/x.png", 0, 1)], model.config))
+
+
+@pytest.mark.parametrize("error", [PermissionError("The provided token has expired."), ValueError("Bad Request: b")])
+def test_a_failing_bucket_stops_the_job(tmp_path, monkeypatch, error):
+    memory, fail, url = fsspec.filesystem("memory"), Mock(side_effect=error), "memory:///failing/t.parquet"
+    memory.pipe_file(url, write_table(tmp_path / "t.parquet").read_bytes())
+    monkeypatch.setattr(type(memory), "cat_file", fail)
+    monkeypatch.setattr(type(memory.open(url)), "read", fail)
+    for column in (None, "image"):
+        with pytest.raises(UserError, match=re.escape(f"{url}: cannot be read ({error})")):
+            list(read_images(Source("memory:///failing", "/", column), [(url, 0, 1)], None))
+
+
+def test_a_failing_disk_stops_the_job(monkeypatch):
+    monkeypatch.setattr(sources, "load_image", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(UserError, match="^/x.png: cannot be read"):
+        list(read_images(Source("/", "/", None), [("/x.png", 0, 1)], None))
 
 
 def test_a_damaged_parquet_file_costs_its_rows_only(tmp_path, model):
@@ -204,17 +223,12 @@ def test_a_named_column_is_read(tmp_path):
 
 
 def test_a_hub_data_set_is_a_url(tmp_path, monkeypatch):
-    asked = []
-
-    def files(url):
-        asked.append(url)
-        return fsspec.filesystem("memory"), "/hub"
-
+    files = Mock(return_value=(fsspec.filesystem("memory"), "/hub"))
     table = write_table(tmp_path / "t.parquet")
     fsspec.filesystem("memory").pipe_file("memory:///hub/data/train-00000-of-00001.parquet", table.read_bytes())
     monkeypatch.setattr(sources, "filesystem", files)
     source = list_source("someone/flowers")
-    assert asked[0] == source.place == "hf://datasets/someone/flowers"
+    assert files.call_args_list[0].args[0] == source.place == "hf://datasets/someone/flowers"
     assert source.files == ("memory:///hub/data/train-00000-of-00001.parquet",) and source.rows == (10,)
 
 
