@@ -211,7 +211,10 @@ def _holds_images(kind) -> bool:
     import pyarrow.types as is_type
 
     if is_type.is_struct(kind):
-        return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+        index = kind.get_field_index("bytes")
+        if index < 0:
+            return False
+        kind = kind.field(index).type
     return is_type.is_binary(kind) or is_type.is_large_binary(kind)
 
 

@@ -207,6 +207,7 @@ def test_a_damaged_parquet_file_costs_its_rows_only(tmp_path, model):
     [
         ({"text": ["a"]}, None, "no column has the bytes of images; it has text"),
         ({"a": [b"x"], "b": [b"x"]}, None, "columns a, b have images; name one as image_column"),
+        ({"a": [{"bytes": "/etc/passwd"}]}, None, "no column has the bytes of images; it has a"),
         ({"a": [b"x"], "b": ["x"]}, "b", "no column b with the bytes of images; it has a, b"),
         ({"a": pa.array([], pa.binary())}, None, "have no rows"),
     ],
