@@ -98,7 +98,7 @@ def predict_many(
     root = listed.root if is_url(listed.root) else os.path.normpath(listed.root)
     if listed.column is not None and f"{destination}/".startswith(f"{root}/"):
         raise UserError(f"{printable(destination)}: is inside the source; use another folder")
-    job = _describe(listed, content, top_k, shard_size)
+    job = _describe(listed, root, content, top_k, shard_size)
     finished = open_job(destination, job)
     shards = [(number, pieces) for number, pieces in enumerate(listed.shards(shard_size)) if number not in finished]
     before = job["images"] - sum(stop - start for _, pieces in shards for _, start, stop in pieces)
@@ -114,10 +114,10 @@ def predict_many(
     return Summary(images, errors, before)
 
 
-def _describe(listed: Source, model: bytes, top_k: int, shard_size: int) -> dict:
+def _describe(listed: Source, root: str, model: bytes, top_k: int, shard_size: int) -> dict:
     """Return what has to be the same for a job to go on."""
     return {
-        "source": printable(listed.place),
+        "source": printable(root),
         "images": sum(listed.rows),
         "source_checksum": listed.checksum,
         "model_checksum": hashlib.sha256(model).hexdigest()[:16],

@@ -303,13 +303,14 @@ def test_a_bucket_gets_the_same_files(ray, photos, tmp_path):
     assert [Path(name).name for name in memory.ls("/results/out", detail=False)] == ["_job.json", "part-000000.parquet"]
 
 
-def test_another_job_is_refused(ray, photos, tmp_path, capsys):
+def test_another_job_is_refused(ray, photos, tmp_path, monkeypatch, capsys):
     def refused(*args):
         capsys.readouterr()
-        assert run(photos, tmp_path / "out", *args) == 2
+        assert run("photos", tmp_path / "out", *args) == 2
         return only_line(capsys.readouterr().err)
 
-    assert run(photos, tmp_path / "out") == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("photos", tmp_path / "out") == 0
     assert refused("--top-k", 3).endswith("out: holds a job with another top k (5, now 3); use a new folder")
     assert "another shard size (1000, now 7)" in refused("--shard-size", 7)
     assert "another model checksum" in refused("--model", ROOT / "onnx/model_fp16.onnx")
@@ -317,6 +318,10 @@ def test_another_job_is_refused(ray, photos, tmp_path, capsys):
     assert "another images (12, now 13)" in refused()
     (photos / "a/0.png").unlink()
     assert "another source checksum" in refused()
+    (tmp_path / "b").mkdir()
+    photos.rename("b/photos")
+    monkeypatch.chdir("b")
+    assert f"another source ({photos}, now {tmp_path}/b/photos)" in refused()
 
 
 @pytest.mark.parametrize(
