@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import posixpath
 import re
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, printable, temporary_folder
+from eanet.images import is_hidden
 from eanet.predict import fitting_batch, predict_batch, top_predictions
 from eanet.sources import Piece, Source, filesystem, is_url, one_line, read_images
 
 JOB_FILE = "_job.json"  # readers of Parquet folders leave out names that begin with _ or .
 BATCH = 64
+LEFT_SECONDS = 3600  # a temporary file lives for seconds; one of this age is a killed worker's
 
 
 def shard_name(number: int) -> str:
@@ -51,7 +55,7 @@ def open_job(destination: str, job: dict) -> set[int]:
                     was, now = printable(str(earlier.get(key))), printable(str(job[key]))
                     key = key.replace("_", " ")
                     raise UserError(f"{name}: holds a job with another {key} ({was}, now {now}); use a new folder")
-        elif names:
+        elif not all(map(is_hidden, names)):
             raise UserError(f"{name}: is not empty, and holds no job; use a new folder")
         else:
             files.makedirs(root, exist_ok=True)
@@ -60,12 +64,14 @@ def open_job(destination: str, job: dict) -> set[int]:
 
 
 def close_job(destination: str) -> None:
-    """Remove the temporary files that killed workers left in a finished job's folder."""
-    files, root = filesystem(destination)
-    files.invalidate_cache()
-    for path in files.ls(root, detail=False):
-        if re.fullmatch(r"\..+\.tmp", posixpath.basename(path)):
-            files.rm_file(path)
+    """Remove the temporary files that killed workers left in a finished job's folder, as far as possible."""
+    with contextlib.suppress(Exception):  # clients of storage services have their own errors
+        files, root = filesystem(destination)
+        files.invalidate_cache()
+        for path in files.ls(root, detail=False):
+            temporary = re.fullmatch(r"\..+\.tmp", posixpath.basename(path))
+            if temporary and time.time() - files.modified(path).timestamp() > LEFT_SECONDS:
+                files.rm_file(path)
 
 
 def write_file(destination: str, name: str, content: bytes) -> None:

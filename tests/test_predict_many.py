@@ -23,11 +23,11 @@ import fsspec
 import pyarrow as pa
 from pyarrow import parquet
 
-from eanet import predict_many, sources
+from eanet import predict_many, shards, sources
 from eanet.batch import classify_files, load_model
 from eanet.cli import UserError
 from eanet.images import load_image
-from eanet.shards import ShardClassifier, open_job
+from eanet.shards import ShardClassifier, close_job, open_job
 from eanet.sources import Source, list_source, read_images
 
 
@@ -284,6 +284,8 @@ def test_a_job_is_one_row_per_image(ray, photos, tmp_path, capsys):
 
 def test_a_restart_skips_finished_shards(ray, photos, tmp_path, capsys):
     args = (photos, tmp_path / "out", "--shard-size", 5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/._job.json.999999999.tmp").touch()  # killed while it began the job
     assert run(*args) == 0
     expected, kept = rows(tmp_path / "out"), (tmp_path / "out/part-000000.parquet").stat().st_mtime_ns
     (tmp_path / "out/part-000001.parquet").unlink()
@@ -294,6 +296,17 @@ def test_a_restart_skips_finished_shards(ray, photos, tmp_path, capsys):
     assert "5 images (" in (line := only_line(capsys.readouterr().out)) and ", 7 before;" in line
     assert run(*args) == 0 and ray.shards == 4
     assert not [name for name in os.listdir(tmp_path / "out") if name.endswith(".tmp")]
+
+
+def test_old_temporary_files_are_removed_where_possible(tmp_path, monkeypatch):
+    old, recent = tmp_path / ".part-000000.parquet.1.tmp", tmp_path / ".part-000001.parquet.1.tmp"
+    old.touch()
+    recent.touch()  # another run of the job may be writing it
+    os.utime(old, (0, 0))
+    close_job(str(tmp_path))
+    assert os.listdir(tmp_path) == [recent.name]
+    monkeypatch.setattr(shards, "filesystem", Mock(side_effect=Exception("of a client")))
+    close_job(str(tmp_path))
 
 
 def test_a_bucket_gets_the_same_files(ray, photos, tmp_path):
