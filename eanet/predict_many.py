@@ -170,7 +170,9 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
         except Exception as error:  # of many kinds, from ConnectionError to AssertionError
             raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
         cores = int(ray.cluster_resources().get("CPU", 0))
-        _check_workers(workers or 1, cores)
+        if not cores:
+            raise UserError(f"{printable(address or 'Ray')}: has no cores for workers; add nodes with CPUs to the cluster")
+        _check_workers(workers, cores)
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker died
             yield cores
     finally:
@@ -180,7 +182,7 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
 
 def _check_workers(workers: int | None, cores: int) -> None:
     if workers is not None and workers > cores:
-        raise UserError(f"{workers} workers: there are only {cores} cores, and each worker uses one")
+        raise UserError(f"workers {workers}: must be at most {cores}, the number of cores")
 
 
 def _check_answers(address: str) -> None:

@@ -266,9 +266,7 @@ def test_a_worker_that_cannot_go_on_says_why(ray, photos, tmp_path, monkeypatch,
     assert run("photos", "memory://elsewhere/out") == 2
     line = only_line(capsys.readouterr().err)
     assert "error: a worker failed (/elsewhere/photos: not there on the worker " in line
-    assert line.endswith(
-        "use a folder that all machines share, or a bucket); the same command goes on from the finished shards"
-    )
+    assert line.endswith("or a bucket); the same command goes on from the finished shards")
 
 
 # ---------------------------------------------------------------------------------------------------------------- the job
@@ -346,13 +344,10 @@ def test_another_job_is_refused(ray, photos, tmp_path, monkeypatch, capsys):
         (("no-such-protocol://x", "out"), "no-such-protocol://x: cannot be listed (Protocol not known: no-such-protocol)"),
         (("photos", "photos"), "photos: is not empty, and holds no job; use a new folder"),
         (("photos", "photos/a/0.png"), "photos/a/0.png"),
-        (
-            ("t.parquet", "out", "--image-column", "x"),
-            "t.parquet: no column x with the bytes of images; it has image, label",
-        ),
+        (("t.parquet", "out", "--image-column", "x"), "t.parquet: no column x with the bytes of images; it has image"),
         (("photos", "out", "--image-column", "x"), "photos: holds image files, which have no column x"),
         (("tables", "tables/out"), "tables/out: is inside the source; use another folder"),
-        (("photos", "out", "--workers", "1000"), "1000 workers: there are only"),
+        (("photos", "out", "--workers", "1000"), "workers 1000: must be at most"),
         (("photos", "out", "--top-k", "1000"), "top_k 1000: the model has only 100 classes"),
         (("photos", "out", "--model", "empty"), "empty: has no onnx/model.onnx"),
         (("photos", "out", "--address", "127.0.0.1:9"), "127.0.0.1:9: does not answer"),
@@ -374,11 +369,16 @@ def test_without_ray_it_says_how_to_get_it(monkeypatch, capsys, tmp_path):
     assert 'ray is not installed; `pip install "ray[data]"`' in only_line(capsys.readouterr().err)
 
 
+def test_a_cluster_without_cores_is_one_line(ray, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    assert run(photos, tmp_path / "out") == 2
+    assert "Ray: has no cores for workers" in only_line(capsys.readouterr().err)
+
+
 def test_a_local_run_listens_on_this_machine_only(ray, photos, tmp_path, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(ray, "init", lambda **options: seen.update(options))
+    monkeypatch.setattr(ray, "init", init := Mock())
     assert run(photos, tmp_path / "out") == 0
-    assert seen["address"] == "local" and seen["include_dashboard"] is False
+    assert init.call_args.kwargs["address"] == "local" and init.call_args.kwargs["include_dashboard"] is False
     assert os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
@@ -402,10 +402,9 @@ def start(*args, **options):
     return subprocess.Popen(command, cwd=ROOT, **pipes, **options)
 
 
-def expected_rows(model, folder, top_k=5):
+def expected_rows(model, folder):
     """Return the rows that inference.py gives."""
-    results = classify_files(model, list(list_source(str(folder)).files), top_k)
-    return [(result.path, result.predictions, result.error) for result in results]
+    return [(r.path, r.predictions, r.error) for r in classify_files(model, list(list_source(str(folder)).files), 5)]
 
 
 def as_results(rows):
