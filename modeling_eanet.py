@@ -453,7 +453,7 @@ def from_pretrained_keras(repo_id_or_directory, **hub_options):
     if not weights.is_file():
         raise UserError(f"{weights}: no such file; the folder does not hold a complete model")
     try:
-        arrays = _check_weights(weights, config)
+        arrays = check_weights(weights, config)
         model = build_eanet(config)
         model.load_weights(weights)
         if arrays != len(model.weights):  # Keras ignores arrays that the model does not have
@@ -465,7 +465,7 @@ def from_pretrained_keras(repo_id_or_directory, **hub_options):
     return model
 
 
-def _check_weights(path, config) -> int:
+def check_weights(path, config) -> int:
     """Return the number of arrays in a weights file; raise ValueError, before anything is built or read, if it is forged."""
     import h5py
 

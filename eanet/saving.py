@@ -150,7 +150,7 @@ def stored_checksum(folder) -> str | None:
     names: dict[str, int] = {}
     config_path, weights_path = Path(folder) / CONFIG_FILE, Path(folder) / WEIGHTS_FILE
     try:
-        modeling_eanet._check_weights(weights_path, EANetConfig.from_json_file(config_path))
+        modeling_eanet.check_weights(weights_path, EANetConfig.from_json_file(config_path))
         content = read_json(config_path)
         checksum = zlib.crc32(json.dumps(list(content["id2label"].values())).encode())
         with h5py.File(weights_path, "r") as file:

@@ -30,7 +30,7 @@ RESULTS = json.loads((ROOT / "eval_results.json").read_text(encoding="utf-8"))
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SNIPPETS = [code for language, code in CODE.findall(README) if language == "python"]
 COMMANDS = [code.strip() for language, code in CODE.findall(README) if language == "bash"]
-PREDICT, TRAIN, FINE_TUNE, RESUME, PUSH, TESTS, SHIPPED = COMMANDS
+PREDICT, TRAIN, FINE_TUNE, PUSH, TESTS, SHIPPED = COMMANDS
 (EVALUATE,) = re.findall("`(python train.py --evaluate-only [^`]+)`", README)
 
 # Stands in for `python`: TensorFlow starts faster; nothing else differs.
@@ -196,7 +196,7 @@ def test_train_fine_tune_resume_and_push(hub, tree, tmp_path, run_here):
     assert "apple.png" in run_here(FINE_TUNE)
     tuned = Path("runs/tuned").absolute()
     weights = (tuned / "model.weights.h5").read_bytes()
-    run_here(RESUME)
+    run_here(FINE_TUNE.splitlines()[0])  # to resume
     assert (tuned / "model.weights.h5").read_bytes() == weights
     add_saved_model(tuned)  # run_here leaves it out
     (tree / "runs").mkdir(exist_ok=True)
