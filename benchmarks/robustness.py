@@ -127,11 +127,11 @@ Seeds from {found["seed"]} on. {measured(found)}
 
 def render_hub(hub: dict) -> str:
     """Return the part of robustness.md about the Hub."""
-    from hub_sweep import FAULTS
+    from hub_sweep import FAULTS, key
     from readme import table
 
-    columns = {"command": "command", "route": "route that fails", "tried": "tried", "at once": "succeeded at once"}
-    columns |= {fault: f"{fault}, as it must be" for fault in FAULTS}
+    columns = {"command": "command", "route": "route that fails", "tried": "tried", "at_once": "succeeded at once"}
+    columns |= {key(fault): f"{fault}, as it must be" for fault in FAULTS}
     clients = "; ".join(hub["clients"])
     return f"""
 ## Faults of the Hub

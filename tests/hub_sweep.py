@@ -176,7 +176,12 @@ def table(cells) -> list[dict]:
     for cell in cells:
         row = rows.setdefault((cell.command, cell.route), {"command": cell.command, "route": cell.route, "tried": 0})
         row["tried"] += 1
-        good, tried = map(int, re.findall(r"\d+", row.get(cell.fault, "0 of 0")))
-        row[cell.fault] = f"{good + (not cell.problem)} of {tried + 1}"
-        row["at once"] = row.get("at once", 0) + (cell.status == 0)
+        good, tried = map(int, re.findall(r"\d+", row.get(key(cell.fault), "0 of 0")))
+        row[key(cell.fault)] = f"{good + (not cell.problem)} of {tried + 1}"
+        row["at_once"] = row.get("at_once", 0) + (cell.status == 0)
     return list(rows.values())
+
+
+def key(fault: str) -> str:
+    """Return the key of a fault in a row."""
+    return f"status_{fault}" if fault.isdigit() else fault

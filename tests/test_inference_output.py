@@ -420,6 +420,14 @@ def test_a_full_disk_is_one_line_and_loses_nothing(mean_colour, tmp_path, capsys
 # Ctrl-C ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C interrupts, also where a shell has started the tests in the background, with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupt_at(monkeypatch, call):
     """Let Ctrl-C come while MeanColour predicts for the `call`th time."""
     calls, predict = itertools.count(1), MeanColour.predict_on_batch

@@ -326,7 +326,7 @@ def test_results_of_another_export_are_one_line(measured, monkeypatch, capsys):
     checksum = json.loads((measured / "eval_results.json").read_text())["model"]["checksum"]
     for recorded, lines in ((checksum, 0), ("00000000", 1)):
         exported = SimpleNamespace(checksum=recorded)
-        monkeypatch.setattr("eanet.export.onnx.OnnxModel", lambda path, exported=exported: exported)
+        monkeypatch.setattr("eanet.export.onnx.OnnxModel", lambda *_, exported=exported: exported)
         (measured / "onnx").mkdir(exist_ok=True)
         (measured / "onnx" / "model.onnx").touch()
         load_model(str(measured), "onnx")
