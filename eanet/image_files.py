@@ -20,7 +20,7 @@ LIST = "@"
 NO_IMAGES = "no images in this folder"
 _LONGEST_PATH = 2**16
 # A mount that is gone, a server that does not answer, no files or memory left: all other images would fail too.
-_STORAGE_ERRORS = {
+STORAGE_ERRORS = {
     *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 }
@@ -32,7 +32,7 @@ class StorageError(UserError):
 
 def check_storage(path: str, error: OSError) -> None:
     """Raise StorageError if `error`, of reading `path`, is not about that file or folder alone."""
-    if error.errno in _STORAGE_ERRORS:
+    if error.errno in STORAGE_ERRORS:
         raise StorageError(f"{path}: cannot be read now ({error.strerror or error})") from None
 
 

@@ -28,9 +28,7 @@ class JsonLines:
 
     def encode(self, result: Result) -> bytes:
         """Return a result as one row."""
-        best = result.predictions[0] if result.predictions else {"label": None, "score": None}
-        row = {"path": result.path, **best, "predictions": result.predictions, "error": result.error}
-        return json.dumps(row).encode() + b"\n"
+        return json.dumps(row_of(*result)).encode() + b"\n"
 
     def decode(self, row: bytes) -> tuple[str, bool]:
         """Return the path in a row, and whether the image could not be read. Raises ValueError, KeyError or TypeError."""
@@ -181,7 +179,7 @@ class ResultFile:
             for row in self._complete_rows(file):
                 try:
                     path, failed = self._format.decode(row)
-                    self._done[_name(path)] += 1
+                    self._done[valid_text(path)] += 1
                 except (ValueError, KeyError, TypeError, AttributeError, csv.Error, RecursionError) as error:
                     where = f"{self._row_path}: row {self.rows + 1}"
                     raise UserError(f"{where} is not a result ({first_line(error)}); remove it to resume") from None
@@ -201,7 +199,7 @@ class ResultFile:
     def without_row(self, files: Iterable[str]) -> Iterator[str]:
         """Yield the files that have no row yet; of a file named twice, one for each row that is missing."""
         for file in files:
-            name = _name(file)
+            name = valid_text(file)
             if not self._done.get(name):
                 yield file
             elif self._done[name] == 1:
@@ -253,9 +251,24 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _name(path: str) -> str:
+def valid_text(path: str) -> str:
     r"""Return a path as text that every format can hold: bytes that are not UTF-8 become escapes such as \udcff."""
     return path.encode("utf-8", "backslashreplace").decode()
+
+
+def row_of(path: str, predictions: list[dict], error: str | None = None) -> dict:
+    """Return the columns of an image's row; label and score are those of the best prediction, if there is one."""
+    best = predictions[0] if predictions else {"label": None, "score": None}
+    return {"path": path, **best, "predictions": predictions, "error": error}
+
+
+def parquet_schema():
+    """Return the `pyarrow.Schema` of rows."""
+    import pyarrow as pa
+
+    text, score = pa.string(), pa.float32()
+    predictions = pa.list_(pa.struct([("label", text), ("score", score)]))
+    return pa.schema([("path", text), ("label", text), ("score", score), ("predictions", predictions), ("error", text)])
 
 
 def _write_parquet(source: Path, target: Path) -> None:
@@ -263,21 +276,12 @@ def _write_parquet(source: Path, target: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    prediction = pa.struct([("label", pa.string()), ("score", pa.float32())])
-    schema = pa.schema(
-        [
-            ("path", pa.string()),
-            ("label", pa.string()),
-            ("score", pa.float32()),
-            ("predictions", pa.list_(prediction)),
-            ("error", pa.string()),
-        ]
-    )
+    schema = parquet_schema()
     with open(source, "rb") as file, parquet.ParquetWriter(target, schema) as writer:
         while lines := list(itertools.islice(file, _PARQUET_ROWS)):
             rows = [json.loads(line) for line in lines]
             for row in rows:
-                row["path"] = _name(row["path"])
+                row["path"] = valid_text(row["path"])
             writer.write_table(pa.Table.from_pylist(rows, schema))
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from eanet.cli import UserError, atomic_path, first_line, printable, temporary_folder
 from eanet.images import is_hidden
 from eanet.predict import fitting_batch, predict_batch, top_predictions
+from eanet.result_files import parquet_schema, row_of, valid_text
 from eanet.sources import Piece, Source, filesystem, is_url, one_line, read_images
 
 JOB_FILE = "_job.json"  # readers of Parquet folders leave out names that begin with _ or .
@@ -154,24 +155,13 @@ class ShardClassifier:
 
 
 def _row(path: str, predictions: list[dict], error: str | None) -> dict:
-    first = predictions[0] if predictions else {"label": None, "score": None}
-    return {"path": _text(path), **first, "predictions": predictions, "error": error and _text(error)}
-
-
-def _text(text: str) -> str:
-    """Return valid Unicode: undecodable bytes in a file's name become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    return row_of(valid_text(path), predictions, error and valid_text(error))
 
 
 def _parquet(rows: list[dict]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    text, score = pyarrow.string(), pyarrow.float32()
-    predictions = pyarrow.list_(pyarrow.struct([("label", text), ("score", score)]))
-    schema = pyarrow.schema(
-        [("path", text), ("label", text), ("score", score), ("predictions", predictions), ("error", text)]
-    )
     out = pyarrow.BufferOutputStream()
-    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out)
+    parquet.write_table(pyarrow.Table.from_pylist(rows, parquet_schema()), out)
     return out.getvalue().to_pybytes()

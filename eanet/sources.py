@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import glob
 import hashlib
@@ -19,16 +18,12 @@ from typing import Any
 import numpy as np
 
 from eanet.cli import UserError, first_line, printable, require
-from eanet.image_files import find_images
+from eanet.image_files import STORAGE_ERRORS, find_images
 from eanet.images import image_suffixes, is_hidden, load_image
 
 PARQUET = ".parquet"
 READERS = 16  # requests to a bucket at the same time, per process
 ROWS = 64  # of a Parquet file that are in memory at a time
-# Of local files: the disk, the mount or this process fails, rather than one file.
-STORAGE_ERRORS = frozenset(
-    (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.ENODEV, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-)
 Piece = tuple[str, int, int]  # file, first row, end: an image file is (path, 0, 1)
 
 
