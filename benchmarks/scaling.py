@@ -25,7 +25,7 @@ import scaling_prediction
 
 from eanet.cli import positive_int, read_json, run, temporary_folder
 
-IMAGES, RAY_IMAGES, RAY_ROUNDS = 20_000, 4000, 3
+IMAGES, RAY_ROUNDS = 20_000, 3
 
 
 def prediction(images: int = IMAGES) -> dict:
@@ -40,7 +40,7 @@ def ray() -> dict:
     import scaling_ray
 
     with temporary_folder() as folder:
-        scaling_prediction.write_images(folder / "images", RAY_IMAGES)
+        scaling_prediction.write_images(folder / "images", IMAGES)
         return scaling_ray.measure(folder / "images", RAY_ROUNDS)
 
 
