@@ -1,6 +1,7 @@
 """Compare the exports of the shipped model with Keras: size, accuracy on the hold-out, latency and cold start.
 
     python benchmarks/exports.py --data cifar-100-dev.tar.gz
+    python benchmarks/exports.py --data cifar-100-dev.tar.gz --earlier FOLDER   and how much faster today's exporter is
 
 Exports that are not there are left out (`python -m eanet.export --format all --data DATA` writes them). Latency is of single
 images and of batches of 128, cold start of the process that classifies one image; all on one core with one thread. Next to
@@ -28,14 +29,10 @@ from eanet.evaluation import preset_name
 
 FILES = {"ONNX": "onnx", "ONNX, float16 weights": "fp16", "ONNX, 8 bits": "int8", "LiteRT": "litert",
          "LiteRT, 8 bits": "litert-int8"}  # fmt: skip
-NAMES = {**{name: name for name in FILES}, "before": "ONNX, the file before"}
 
 
-def forms(before: str | None = None) -> dict:
+def forms() -> dict:
     """Return the shipped model by form: Keras, folded, and the exports that are there.
-
-    Args:
-        before: an earlier ONNX file of the same weights, to time too.
 
     Raises:
         UserError: a file was exported from other weights.
@@ -48,7 +45,6 @@ def forms(before: str | None = None) -> dict:
     keras_model = from_pretrained_keras(common.ROOT)
     found = {"Keras": keras_model, "Keras, folded": fold(keras_model)}
     paths = {name: path for name, path in files().items() if path.is_file()}
-    paths |= {NAMES["before"]: Path(before)} if before else {}
     for name, path in paths.items():
         found[name] = (LitertModel if path.suffix == ".tflite" else OnnxModel)(path, threads=1)
         if not checksum_matches(keras_model, found[name].checksum):
@@ -131,7 +127,7 @@ def measure(found: dict, split, rounds: int) -> tuple[list[dict], list[dict], fl
     starts = time_processes({"Keras": one, **starts, "import": ("-c", "import tensorflow")}, rounds)
     sizes = {name: path.stat().st_size / 1e6 for name, path in files().items() if path.is_file()} | {"Keras": keras_size()}
     answers = {name: accuracy(model, split) for name, model in found.items()}
-    probabilities, before = answers["Keras"][0], NAMES["before"]
+    probabilities = answers["Keras"][0]
     rows = []
     for name in found:
         row = {
@@ -144,12 +140,39 @@ def measure(found: dict, split, rounds: int) -> tuple[list[dict], list[dict], fl
             "images_per_second": BATCH / statistics.median(batches[name]),
             "cold_start_s": starts.get(name),
         }
-        if before in found:
-            row |= {"times_before_one_image": common.ratio(singles[before], singles[name]),
-                    "times_before_batch": common.ratio(batches[before], batches[name])}  # fmt: skip
         rows.append(row)
     parameters = {name: net.parameters for name, (net, _) in built.items()}
     return rows, peers.rows(singles, batches, parameters, SINGLES, BATCH), starts["import"]
+
+
+def earlier_export(folder: str, split, rounds: int) -> dict:
+    """Compare the ONNX file that a model came with and today's export of the same weights.
+
+    Args:
+        folder: the model, such as a checkout of an earlier version of this repository.
+        split: images.
+        rounds: how often each is timed.
+
+    Returns:
+        "times_one_image" and "times_batch", how many times as fast the new file is; "same_answers"; and "parameters".
+    """
+    from eanet.export import OnnxModel, export_onnx, find_onnx
+    from modeling_eanet import from_pretrained_keras
+
+    model = from_pretrained_keras(folder)
+    with temporary_folder() as home:
+        export_onnx(model, home / "m.onnx")
+        files = {"earlier": find_onnx(folder), "today": home / "m.onnx"}
+        found = {name: OnnxModel(path, threads=1) for name, path in files.items()}
+    singles = time_predictions(found, split.x[:1], rounds)
+    batches = time_predictions(found, split.x[:BATCH], rounds)
+    earlier, today = (accuracy(each, split)[0].argmax(1) for each in found.values())
+    return {
+        "parameters": model.count_params(),
+        "times_one_image": common.ratio(singles["earlier"], singles["today"]),
+        "times_batch": common.ratio(batches["earlier"], batches["today"]),
+        "same_answers": float((earlier == today).mean()),
+    }
 
 
 def keras_size() -> float:
@@ -164,18 +187,20 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="default: 7")
-    parser.add_argument("--before", metavar="FILE", help="an earlier ONNX file of the same weights, to compare with")
+    parser.add_argument("--earlier", metavar="FOLDER", help="a model with an ONNX file that an earlier version wrote")
     args = parser.parse_args(argv)
     check_data_path(args.data)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; child processes inherit it
 
     from eanet.saving import model_checksum
 
-    found = forms(args.before)
+    found = forms()
     model = found["Keras"]
     split = common.cifar100(args.data, model.config).test
     rows, others, import_s = measure(found, split, args.rounds)
     facts = dict(preset=preset_name(model.config), split=split.name, num_images=len(split), checksum=model_checksum(model))
+    if args.earlier:
+        facts["earlier"] = earlier_export(args.earlier, split, args.rounds)
     common.report("exports", rows, peers=others, defaults=default_rows(model, split), import_s=import_s, **facts)
 
 

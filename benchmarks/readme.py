@@ -8,6 +8,7 @@ A benchmark calls this when it has written its JSON. Values are read by key; a s
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import sys
 from pathlib import Path
@@ -34,6 +35,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/exports.py --data DATA` | size, accuracy and latency of the exports |
 | `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
 | `python benchmarks/ablation.py --data DATA` | what each choice of the architecture is worth |
+| `python benchmarks/distillation.py STUDENT TEACHER ...` | epochs of a distilled run and of its teacher |
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
 | `python benchmarks/reading.py` | what three loaders read of people's folders, tables and archives |
 | `python benchmarks/fine_tuning.py` | training on a few hundred images of one's own, with default settings |
@@ -80,7 +82,7 @@ def train_speed(found: dict) -> str:
     columns = {"model": "model", "images_per_second": "images/s", "fastest_step_ms": "fastest step, ms"}
     parts = [
         "## Training speed",
-        table(columns | {"times_the_example": EXAMPLE}, found["rows"]),
+        table(columns | {"times_the_example": EXAMPLE, "times_small": "× small preset"}, found["rows"]),
         f"Full training steps with the input pipeline, float32, batches of 128. {measured(found)}",
     ]
     if reached := found.get("time_to_43_91"):
@@ -154,11 +156,15 @@ def exports(found: dict) -> str:
             "images_per_second": "images/s, batch of 128",
             "cold_start_s": "start, s",
         }
-    if any("times_before_batch" in row for row in found["rows"]):
-        columns |= {"times_before_one_image": "times the file before, one image", "times_before_batch": "batch"}
     where = "all on one core" if "one_image_ms" in columns else "latency is in the table above"
     parts = ["## Exports", table(columns, found["rows"])]
     parts.append(f"On {found['num_images']:,} images ({found['split']}); {where}. {measured(found)}")
+    if earlier := found.get("earlier"):
+        parts.append(
+            f"Today's exporter makes {earlier['times_one_image']:.2f} times as fast a file (batch of 128: "
+            f"{earlier['times_batch']:.2f}) of earlier weights ({earlier['parameters']:,} parameters) as the one they came "
+            f"with; {100 * earlier['same_answers']:.2f}% of the answers are the same."
+        )
     if defaults := found.get("defaults"):
         columns = {"form": "what a converter's default settings leave", "top1_accuracy": "top-1, %",
                    "same_answers": "same answers as Keras, %"}  # fmt: skip
@@ -192,6 +198,20 @@ def scaling(found: dict) -> str:
         f"1,024 tokens on. {measured(found)}"
     )
     return "\n\n".join(parts)
+
+
+def distillation(found: dict) -> str:
+    """Return the section about the epochs of a distilled run and of its teacher."""
+    teacher, student = found["rows"]
+    columns = {"model": "model", "parameters": "parameters", "epochs": "epochs", "top1_accuracy": "top-1, %",
+               "hardware": "hardware"}  # fmt: skip
+    rows = [{**row, "hardware": row["runs"][-1]["hardware"]} for row in found["rows"]]
+    commands = "\n".join(f"- `{run['command']}`, {run['date']}" for row in found["rows"] for run in row["runs"])
+    text = (
+        f"Top-1 accuracy on the {student['split']} images. The teacher is an earlier version of the shipped model; its "
+        f"architecture is another. {measured(found)}"
+    )
+    return "\n\n".join(["## Distillation", table(columns, rows), text, commands])
 
 
 def ablation(found: dict) -> str:
@@ -357,6 +377,16 @@ def endpoint(found: dict) -> str:
     return "\n\n".join(["## Inference Endpoint", table(columns, found["rows"]), caption])
 
 
+def figure(name: str, folder) -> str:
+    """Return the figure of a section with its caption; nothing if it has none, or the figure is not there."""
+    figures, name = Path(folder).parent / "figures", f"{FIGURES.get(name)}.png"
+    if not (figures / name).is_file() or not (figures / "figures.json").is_file():
+        return ""
+    shown = read_json(figures / "figures.json")["figures"][name]
+    image = f'<img src="../figures/{name}" width="{shown["width"]}" alt="{html.escape(shown["alt"])}">'
+    return f"\n\n{image}\n\n*{shown['caption']}*"
+
+
 def render(folder=HERE, checksum: str | None = None) -> str:
     """Return the text of README.md.
 
@@ -378,6 +408,7 @@ def render(folder=HERE, checksum: str | None = None) -> str:
             section = prediction(values, found.get("exports")) if name == "predict_speed" else SECTIONS[name](values)
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise UserError(f"{name}.json: damaged ({error!r}); `python benchmarks/{name}.py` writes it") from error
+        section += figure(name, folder)
         if mark := values.get("checksum"):
             section = f"<!-- weights {mark} -->\n{section}\n<!-- end -->"
         sections.append(section)
@@ -390,6 +421,7 @@ SECTIONS = {
     "exports": exports,
     "attention_scaling": scaling,
     "ablation": ablation,
+    "distillation": distillation,
     "evaluation": evaluation,
     "reading": reading,
     "fine_tuning": fine_tuning,
@@ -398,6 +430,7 @@ SECTIONS = {
     "endpoint": endpoint,
     "robustness": robustness,
 }
+FIGURES = {"attention_scaling": "scaling", "distillation": "distillation"}  # of sections
 
 
 def write(folder=HERE) -> None:

@@ -1,6 +1,6 @@
 """Measure training speed against the Keras example: full steps with the input pipelines, float32, batches of 128.
 
-    python benchmarks/train_speed.py                                    images/s of the example and of the two presets
+    python benchmarks/train_speed.py                                    images/s of the example and of the presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        also the time to the example's accuracy, 43.91%
 
 With data, a short run of the flagship, without CutMix and on all training images, is trained to its end. Its accuracy is on
@@ -11,6 +11,7 @@ example's speed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import statistics
 import sys
@@ -27,7 +28,9 @@ from eanet.data import check_data_path
 
 STEPS, BATCH = 6, 128
 PUBLISHED = 0.4391  # accuracy of the example on the official test split
-EXAMPLE = "Keras example"
+EXAMPLE, SMALL = "Keras example", "small preset"
+# The teacher of the shipped weights, with 1.6M parameters.
+TEACHER = dict(embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14), head_dims=(4, 8, 14))
 
 
 def contenders() -> dict:
@@ -36,6 +39,7 @@ def contenders() -> dict:
     import keras_io_example
 
     from eanet.data import Batches, Split
+    from eanet.folding import deployment_form
     from eanet.fused_layers import with_fused_layers
     from eanet.machine import keep_freed_memory
     from eanet.train_config import TrainConfig
@@ -49,17 +53,24 @@ def contenders() -> dict:
     keras.utils.set_random_seed(0)
     example, targets = keras_io_example.build(x[:256]), np.eye(100, dtype=np.float32)[y]
 
-    def preset(name):
+    def preset(name, teacher=None):
         config = TrainConfig(preset=name, epochs=50, batch_size=BATCH).resolved(None)
+        config = dataclasses.replace(config, teacher="teacher" if teacher else None)
+        teacher = deployment_form(build_eanet(teacher)) if teacher else None
         model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
         batches = Batches(Split(x, y, "train"), 100, BATCH, config.seed)
         compile_model(model, config, len(batches))
-        return lambda: train_epoch(model, batches, 0, config)
+        return lambda: train_epoch(model, batches, 0, config, teacher)
 
     return {
         EXAMPLE: lambda: example.fit(x, targets, batch_size=BATCH, epochs=1, verbose=0),
         "keras-io preset": preset("keras-io"),
-        "small preset": preset("small"),
+        SMALL: preset("small"),
+        "pyramid preset": preset("pyramid"),
+        "pyramid preset, distilled from a small one": preset("pyramid", EANetConfig.preset("small")),
+        "pyramid preset, distilled from a model of four times its size": preset(
+            "pyramid", EANetConfig.preset("pyramid", **TEACHER)
+        ),
     }
 
 
@@ -98,6 +109,7 @@ def main(argv=None) -> None:
             "images_per_second": STEPS * BATCH / statistics.median(s),
             "fastest_step_ms": 1000 * min(s) / STEPS,
             "times_the_example": common.ratio(seconds[EXAMPLE], s),
+            "times_small": common.ratio(seconds[SMALL], s),
         }
         for name, s in seconds.items()
     ]

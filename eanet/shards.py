@@ -19,7 +19,7 @@ from eanet.cli import UserError, atomic_path, first_line, printable, temporary_f
 from eanet.images import is_hidden
 from eanet.predict import fitting_batch, predict_batch, top_predictions
 from eanet.result_files import parquet_schema, row_of, valid_text
-from eanet.sources import Piece, Source, filesystem, is_url, one_line, read_images
+from eanet.sources import ImageReader, Piece, Source, filesystem, is_url, one_line
 
 JOB_FILE = "_job.json"  # readers of Parquet folders leave out names that begin with _ or .
 BATCH = 64
@@ -106,6 +106,7 @@ class ShardClassifier:
             path.write_bytes(model)
             self.model = OnnxModel(path, threads=1)
         self.batch_size = fitting_batch(BATCH, self.model.config)
+        self.reader = ImageReader(source, self.model.config)
 
     def __call__(self, batch: dict) -> dict:
         """Classify a shard.
@@ -139,7 +140,7 @@ class ShardClassifier:
                 where = f"{printable(place)}: not there on the worker {socket.gethostname()}"
                 raise UserError(f"{where}; use a folder that all machines share, or a bucket")
         rows: list[dict] = []
-        images = read_images(self.source, pieces, self.model.config)
+        images = self.reader.read(pieces)
         while batch := list(itertools.islice(images, self.batch_size)):
             rows += self._classify_batch(batch)
         write_file(self.destination, shard_name(number), _parquet(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import dataclasses
 import functools
@@ -216,40 +217,76 @@ def _holds_images(kind) -> bool:
 # Reading, on the workers ----------------------------------------------------------------------------------------------
 
 
-def read_images(source: Source, pieces: list[Piece], config) -> Iterator[tuple[str, np.ndarray | str]]:
-    """Read and resize images.
+class ImageReader:
+    """Reads and resizes images of a source, on a worker.
+
+    A row group of a Parquet file can only be read from its first row on. So the file stays open, and its next rows are read
+    from where the last ones ended.
 
     Args:
-        source: where they are; its lists are not used.
-        pieces: which ones.
+        source: where the images are; its lists are not used.
         config: EANetConfig, for `load_image`.
-
-    Yields:
-        The path (of a row, "file.parquet[3]") with the image, uint8 (image_size, image_size, 3), or with the reason why it
-        cannot be read.
-
-    Raises:
-        UserError: the storage fails, rather than one of its files.
     """
-    contents = _contents(source, pieces)
-    if not is_url(source.place) or source.column is not None:
-        yield from (_load(path, content, config) for path, content in contents)
-        return
-    with ThreadPoolExecutor(READERS) as pool:  # a request is mostly waiting
-        while window := list(itertools.islice(contents, 4 * READERS)):
-            yield from pool.map(lambda found: _load(found[0], found[1], config), window)
 
+    def __init__(self, source: Source, config):
+        self.source, self.config = source, config
+        self._files = filesystem(source.place)[0] if is_url(source.place) else None
+        self._file, self._rows_of_file, self._resources = "", None, contextlib.ExitStack()
 
-def _contents(source: Source, pieces: list[Piece]) -> Iterator[tuple[str, Any]]:
-    """Yield each image's path, and a local path, an open file, a function that returns one, or why there is none."""
-    files = filesystem(source.place)[0] if is_url(source.place) else None
-    for file, start, stop in pieces:
-        if source.column is not None:
-            yield from _rows(source, file, start, stop)
-        elif files is not None:
-            yield file, functools.partial(_fetch, files, file)
-        else:
-            yield file, os.path.join(source.base, file)
+    def read(self, pieces: list[Piece]) -> Iterator[tuple[str, np.ndarray | str]]:
+        """Read images.
+
+        Args:
+            pieces: which ones.
+
+        Yields:
+            The path (of a row, "file.parquet[3]") with the image, uint8 (image_size, image_size, 3), or with the reason why
+            it cannot be read.
+
+        Raises:
+            UserError: the storage fails, rather than one of its files.
+        """
+        contents = self._contents(pieces)
+        if self._files is None or self.source.column is not None:
+            yield from (_load(path, content, self.config) for path, content in contents)
+            return
+        with ThreadPoolExecutor(READERS) as pool:  # a request is mostly waiting
+            while window := list(itertools.islice(contents, 4 * READERS)):
+                yield from pool.map(lambda found: _load(found[0], found[1], self.config), window)
+
+    def _contents(self, pieces: list[Piece]) -> Iterator[tuple[str, Any]]:
+        """Yield each image's path, and a local path, an open file, a function that returns one, or why there is none."""
+        for file, start, stop in pieces:
+            if self.source.column is not None:
+                yield from self._rows(file, start, stop)
+            elif self._files is not None:
+                yield file, functools.partial(_fetch, self._files, file)
+            else:
+                yield file, os.path.join(self.source.base, file)
+
+    def _rows(self, file: str, start: int, stop: int) -> Iterator[tuple[str, Any]]:
+        import pyarrow
+
+        row = start
+        try:
+            if file != self._file or self._rows_of_file is None:
+                self._close()
+                table = self._resources.enter_context(_parquet(self.source, file))
+                self._file, self._rows_of_file = file, _Rows(table, self.source.column)
+            for cell in self._rows_of_file.read(start, stop):
+                content = cell.as_py()
+                content = content.get("bytes") if isinstance(content, dict) else content
+                yield f"{file}[{row}]", io.BytesIO(content or b"")
+                row += 1
+        except (OSError, pyarrow.ArrowException) as error:
+            self._close()
+            _check_storage(file, error)
+            reason = f"damaged Parquet file ({first_line(error)})"
+            yield from ((f"{file}[{missing}]", UserError(reason)) for missing in range(row, stop))
+
+    def _close(self) -> None:
+        self._rows_of_file = None
+        self._resources.close()
 
 
 def _fetch(files, url: str) -> io.BytesIO | OSError:
@@ -264,35 +301,34 @@ def _fetch(files, url: str) -> io.BytesIO | OSError:
     return io.BytesIO(content)
 
 
-def _rows(source: Source, file: str, start: int, stop: int) -> Iterator[tuple[str, Any]]:
-    import pyarrow
+class _Rows:
+    """The rows of one column of an opened Parquet file; reading rows after the last ones decodes none of these again."""
 
-    row = start
-    try:
-        with _parquet(source, file) as table:
-            for cell in _cells(table, source.column, start, stop):
-                content = cell.as_py()
-                content = content.get("bytes") if isinstance(content, dict) else content
-                yield f"{file}[{row}]", io.BytesIO(content or b"")
-                row += 1
-    except (OSError, pyarrow.ArrowException) as error:
-        _check_storage(file, error)
-        reason = f"damaged Parquet file ({first_line(error)})"
-        yield from ((f"{file}[{missing}]", UserError(reason)) for missing in range(row, stop))
+    def __init__(self, table, column: str | None):
+        self._table, self._column = table, column
+        counts = [table.metadata.row_group(i).num_rows for i in range(table.num_row_groups)]
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        self._row, self._cells, self._batches = 0, (), self._decode(0)
 
+    def read(self, start: int, stop: int) -> Iterator:
+        """Yield the rows from `start` to `stop`, as pyarrow scalars."""
+        group = bisect.bisect_right(self._starts, start) - 1
+        if start < self._row or self._row < self._starts[group]:
+            self._row, self._cells, self._batches = self._starts[group], (), self._decode(group)
+        while True:
+            yield from self._cells[max(0, start - self._row) : stop - self._row]
+            end = self._row + len(self._cells)
+            if end >= stop:
+                return
+            cells = next(self._batches, None)
+            if cells is None:
+                raise OSError(f"has {end} of {self._starts[-1]} rows")
+            self._row, self._cells = end, cells
 
-def _cells(table, column, start: int, stop: int) -> Iterator:
-    """Yield rows `start` to `stop` of a column, reading only the row groups they are in."""
-    row = 0
-    for group in range(table.num_row_groups):
-        end = row + table.metadata.row_group(group).num_rows
-        if row < stop and end > start:
-            for batch in table.iter_batches(ROWS, [group], [column]):
-                yield from batch.column(0)[max(0, start - row) : max(0, stop - row)]
-                row += len(batch)
-                if row >= stop:
-                    return
-        row = end
+    def _decode(self, group: int) -> Iterator:
+        for number in range(group, self._table.num_row_groups):
+            for batch in self._table.iter_batches(ROWS, [number], [self._column]):
+                yield batch.column(0)
 
 
 def _load(path: str, content, config) -> tuple[str, np.ndarray | str]:

@@ -39,6 +39,12 @@ LEAN = (
 COLOURS = {"red": (200, 50, 50), "green": (50, 200, 50), "blue": (50, 50, 200)}
 
 
+def copy_repository(folder, *ignored):
+    """Copy this repository without what git ignores, and without `ignored` names; return the copy."""
+    generated = (".git", ".venv", "runs", ".clients", "__pycache__", ".*_cache", "node_modules", "dist")
+    return shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*generated, *ignored))
+
+
 def tiny_config(**changes):
     """Return the config of the preset "tiny": 32x32 images, the classes red, green and blue."""
     return modeling_eanet.EANetConfig.preset("tiny", **{"id2label": LABELS, **changes})
@@ -99,6 +105,22 @@ def encoded(image, fmt, **options):
     (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(file, fmt, **options)
     file.seek(0)
     return file
+
+
+def png(seed):
+    """Return a random image as a PNG file's bytes."""
+    return encoded(noise(seed=seed), "PNG").read()
+
+
+def write_table(path, count=10, group=4, name="image", first=0):
+    """Write a Parquet file with the images `first`, ..., as the datasets library does."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    cells = [{"bytes": png(first + i), "path": f"{i}.png"} for i in range(count)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.table({name: cells, "label": list(range(count))}), path, row_group_size=group)
+    return path
 
 
 def png_header(width, height):
@@ -320,3 +342,16 @@ def most_alive(monkeypatch):
     for module in (batch, images, predict):
         monkeypatch.setattr(module, "load_image", spy)
     return lambda: most
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with 12 images in two subfolders, of which two are broken; and a hidden one."""
+    for i in range(10):
+        path = tmp_path / f"photos/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(noise(40, 30, i), "PNG").read())
+    (tmp_path / "photos/a/broken.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "photos/b/empty.png").touch()
+    (tmp_path / "photos/.hidden.png").write_bytes(b"")
+    return tmp_path / "photos"

@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import ablation
 import attention_scaling
 import common
+import distillation
 import endpoint
 import evaluation
 import exports
@@ -40,7 +42,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
 PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, large_sets, predict_speed, reading, readme]
-PROGRAMS += [endpoint, robustness, scaling, train_speed]
+PROGRAMS += [distillation, endpoint, robustness, scaling, train_speed]
 
 
 def results(name):
@@ -71,12 +73,28 @@ def test_readme_is_generated_from_the_results():
     assert set(RESULTS) <= set(readme.SECTIONS)
 
 
-def test_key_order_does_not_change_the_readme(tmp_path):
+@pytest.fixture
+def folder(tmp_path):
+    """An empty benchmarks/ next to figures/."""
+    shutil.copytree(ROOT / "figures", tmp_path / "figures")
+    (tmp_path / "benchmarks").mkdir()
+    return tmp_path / "benchmarks"
+
+
+def test_key_order_does_not_change_the_readme(folder):
     for seed in range(3):
         rng = random.Random(seed)
         for name in RESULTS:
-            (tmp_path / f"{name}.json").write_text(json.dumps(shuffled(results(name), rng)))
-        assert readme.render(tmp_path) == readme.render()
+            (folder / f"{name}.json").write_text(json.dumps(shuffled(results(name), rng)))
+        assert readme.render(folder) == readme.render()
+
+
+def test_sections_have_their_figures(folder, tmp_path):
+    for section, name in readme.FIGURES.items():
+        (folder / f"{section}.json").write_text(json.dumps(results(section)))
+        assert readme.render(folder).count(f'<img src="../figures/{name}.png"') == 1
+    shutil.rmtree(tmp_path / "figures")
+    assert "<img" not in readme.render(folder)
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -104,17 +122,17 @@ def test_one_table_has_every_prediction_time():
     assert f"| {results('predict_speed')['cold_start_s']:.2f} |" in table
 
 
-def test_readme_leaves_out_other_weights_and_missing_results(tmp_path):
+def test_readme_leaves_out_other_weights_and_missing_results(folder):
     for name in RESULTS:
-        (tmp_path / f"{name}.json").write_text(json.dumps(results(name)))
+        (folder / f"{name}.json").write_text(json.dumps(results(name)))
     checksum = results("exports")["checksum"]
-    assert readme.render(tmp_path, checksum) == readme.render()
-    other = readme.render(tmp_path, "00000000")
+    assert readme.render(folder, checksum) == readme.render()
+    other = readme.render(folder, "00000000")
     marked = re.sub(r"<!-- weights \w+ -->.*?<!-- end -->\n*", "", readme.render(), flags=re.DOTALL)
     for heading in ("## Exports", "## Evaluation"):
         assert heading in readme.render() and heading not in other + marked
-    (tmp_path / "exports.json").unlink()
-    assert "ms, one core" not in readme.render(tmp_path) and "## Training speed" in readme.render(tmp_path)
+    (folder / "exports.json").unlink()
+    assert "ms, one core" not in readme.render(folder) and "## Training speed" in readme.render(folder)
 
 
 @pytest.mark.parametrize("damage", ["[]", "{}", "no json", '{"rows": [{}]}'])
@@ -245,7 +263,7 @@ def test_a_ratio_is_taken_per_round():
 def test_every_contender_trains(monkeypatch):
     monkeypatch.setattr(train_speed, "STEPS", 1)
     runs = train_speed.contenders()
-    assert list(runs) == ["Keras example", "keras-io preset", "small preset"]
+    assert list(runs)[:4] == ["Keras example", "keras-io preset", "small preset", "pyramid preset"]
     for run in runs.values():
         run()
 
@@ -273,10 +291,11 @@ def test_the_section_on_exports_shows_what_was_measured():
     found = {**results("exports"), "defaults": defaults, "peers": [
         {"model": "ResNet-20", "parameters": 270_000, "top1_accuracy": 0.6883, "source": "x", "one_image_ms": 0.78,
          "images_per_second": 1339.0}]}  # fmt: skip
-    found["rows"] = [{**row, "images_per_second": 640.0, "times_before_batch": 1.4} for row in found["rows"]]
+    found["rows"] = [{**row, "images_per_second": 640.0} for row in found["rows"]]
+    found["earlier"] = {"parameters": 386_004, "times_one_image": 1.3, "times_batch": 1.4, "same_answers": 1.0}
     text = readme.exports(found)
     row = "| ResNet-20 | 270,000 | 68.83 | 0.780 | 1,339 | x |"
-    for part in ("| dynamic | 4.90 | 5.00 |", row, "times the file before", "| 640 |"):
+    for part in ("| dynamic | 4.90 | 5.00 |", row, "(batch of 128: 1.40)", "| 640 |"):
         assert part in text
 
 
@@ -336,6 +355,28 @@ def test_without_ema_are_the_last_weights_of_the_run(tmp_path, monkeypatch):
     recipe = dict(preset="tiny", epochs=2, batch_size=16, learning_rate=0.01, ema=0.99999, cutmix=0.0, validation_split=0.0)
     shipped = trainer.train(TrainConfig(data=str(data), output=tmp_path / "run", **recipe))["accuracy"]
     assert ablation.accuracy_without_ema(tmp_path / "run", str(data)) > shipped + 0.3
+
+
+def test_a_student_is_compared_with_its_own_teacher(tmp_path, monkeypatch, capsys):
+    def training(epochs, **more):
+        record = {fact: f"{fact} of {epochs}" for fact in distillation.FACTS}
+        return {"seed": 0, "num_images": 10, "epochs": epochs, **record, **more}
+
+    records = {"first": training(2)}
+    records["teacher"] = training(3, parent_run=records["first"])
+    records["student"] = training(1, teacher_run=records["teacher"])
+    for name, record in records.items():
+        (tmp_path / name).mkdir()
+        facts = {"accuracy": 0.5, "dataset": {"split": "test"}, "model": {"parameters": 7}, "training": record}
+        (tmp_path / name / "eval_results.json").write_text(json.dumps(facts))
+        (tmp_path / name / "history.json").write_text(json.dumps({"val_accuracy": [0.1] * record["epochs"]}))
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    first, teacher, student = (tmp_path / name for name in records)
+    assert run_main(distillation, student, teacher) == 2 and "trained for [2, 3] epochs" in capsys.readouterr().err
+    assert run_main(distillation, student, first) == 2 and "not distilled from" in capsys.readouterr().err
+    assert run_main(distillation, student, first, teacher) == 0
+    rows = json.loads((tmp_path / "distillation.json").read_text())["rows"]
+    assert [(row["model"], row["epochs"]) for row in rows] == [("teacher", 5), ("student", 1)]
 
 
 def test_superclasses_partition_the_classes():

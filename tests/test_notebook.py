@@ -1,11 +1,10 @@
 """The notebook runs from top to bottom without network, and is committed with the outputs of one run."""
 
 import re
-import shutil
 
 import nbformat
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, copy_repository
 
 NAME = "examples/eanet_cifar100.ipynb"
 
@@ -55,8 +54,7 @@ def test_the_notebook_runs_without_network(committed, tmp_path, monkeypatch):
     for name in ("HF_TOKEN", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__")
-    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ignored)
+    tree = copy_repository(tmp_path / "tree")
     ran = nbformat.read(tree / NAME, 4)
     quick(ran)
     folder = {"metadata": {"path": str(tree / "examples")}}  # where Jupyter starts it

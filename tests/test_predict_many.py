@@ -1,9 +1,6 @@
 """python -m eanet.predict_many: sources, shards and restarts, with a stand-in for Ray and with Ray itself."""
 
-import errno
-import io
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -16,19 +13,16 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, encoded, noise, only_line, run_main
+from conftest import ROOT, encoded, noise, only_line, png, run_main, write_table
 
 pytest.importorskip("pyarrow")
 import fsspec
-import pyarrow as pa
 from pyarrow import parquet
 
-from eanet import predict_many, shards, sources
+from eanet import predict_many, shards
 from eanet.batch import classify_files, load_model
-from eanet.cli import UserError
-from eanet.images import load_image
 from eanet.shards import ShardClassifier, close_job, open_job
-from eanet.sources import Source, list_source, read_images
+from eanet.sources import list_source
 
 
 class Inline:
@@ -86,33 +80,8 @@ def model():
     return load_model(str(ROOT), "onnx")
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder with 12 images in two subfolders, of which two are broken; and a hidden one."""
-    for i in range(10):
-        path = tmp_path / f"photos/{'ab'[i % 2]}/{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(noise(40, 30, i), "PNG").read())
-    (tmp_path / "photos/a/broken.jpg").write_bytes(b"\xff\xd8\xff")
-    (tmp_path / "photos/b/empty.png").touch()
-    (tmp_path / "photos/.hidden.png").write_bytes(b"")
-    return tmp_path / "photos"
-
-
 def onnx_file():
     return (ROOT / "onnx/model.onnx").read_bytes()
-
-
-def png(seed):
-    return encoded(noise(seed=seed), "PNG").read()
-
-
-def write_table(path, count=10, group=4, name="image", first=0):
-    """Write a Parquet file with the images `first`, ..., as the datasets library does."""
-    cells = [{"bytes": png(first + i), "path": f"{i}.png"} for i in range(count)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pa.table({name: cells, "label": list(range(count))}), path, row_group_size=group)
-    return path
 
 
 def rows(folder):
@@ -122,115 +91,6 @@ def rows(folder):
 
 def run(*args):
     return run_main(predict_many, *args)
-
-
-# --------------------------------------------------------------------------------------------------------------- sources
-
-
-def test_a_folder_is_listed_as_inference_does(photos, monkeypatch):
-    monkeypatch.chdir(photos.parent)
-    source = list_source("photos")
-    assert source.files[0] == "photos/a/0.png" and len(source.files) == 12 == sum(source.rows)
-    assert source.root == str(photos) and source.column is None
-    assert list_source("photos/a").checksum != source.checksum == list_source("photos").checksum
-
-
-@pytest.mark.parametrize("size", [1, 3, 4, 7, 10, 100])
-def test_shards_divide_the_list(size):
-    files, counts = ("a", "b", "c", "d"), (5, 0, 1, 4)
-    cut = list(Source("x", "/", "image", files, counts).shards(size))
-    assert all(sum(stop - start for _, start, stop in shard) == size for shard in cut[:-1])
-    found = [(file, row) for shard in cut for file, start, stop in shard for row in range(start, stop)]
-    assert found == [(file, row) for file, count in zip(files, counts, strict=True) for row in range(count)]
-
-
-@pytest.mark.parametrize("start, stop", [(0, 10), (3, 4), (2, 9), (9, 10), (4, 8)])
-def test_rows_of_parquet_are_those_of_the_table(tmp_path, model, start, stop):
-    file = str(write_table(tmp_path / "t.parquet", 10, 4))
-    source = list_source(file)
-    assert (source.column, source.rows) == ("image", (10,))
-    found = list(read_images(source, [(file, start, stop)], model.config))
-    assert [path for path, _ in found] == [f"{file}[{i}]" for i in range(start, stop)]
-    for i, (_, image) in zip(range(start, stop), found, strict=True):
-        np.testing.assert_array_equal(image, load_image(io.BytesIO(png(i)), model.config))
-
-
-def test_buckets_are_read_like_folders(photos, model):
-    memory = fsspec.filesystem("memory")
-    for path in photos.rglob("*.*g"):
-        memory.pipe_file(f"memory:///bucket/{path.relative_to(photos)}", path.read_bytes())
-    source, local = list_source("memory:///bucket"), list_source(str(photos))
-    assert [file.removeprefix("memory:///bucket") for file in source.files] == [
-        file.removeprefix(str(photos)) for file in local.files
-    ]
-    assert list_source("memory:///bucket/*/1*").files == ("memory:///bucket/b/1.png",)
-    pieces = [(file, 0, 1) for file in (*source.files, "memory:///bucket/gone.png")]
-    images = dict(read_images(source, pieces, model.config))
-    for there, here in zip(source.files, local.files, strict=True):
-        expected = dict(read_images(local, [(here, 0, 1)], model.config))[here]
-        assert np.array_equal(images[there], expected)
-    assert isinstance(images["memory:///bucket/gone.png"], str)
-    with pytest.raises(UserError, match="^memory:///private/x.png: cannot be read"):  # there is no such bucket
-        list(read_images(source, [("memory:///private/x.png", 0, 1)], model.config))
-
-
-@pytest.mark.parametrize("error", [PermissionError("The provided token has expired."), ValueError("Bad Request: b")])
-def test_a_failing_bucket_stops_the_job(tmp_path, monkeypatch, error):
-    memory, fail, url = fsspec.filesystem("memory"), Mock(side_effect=error), "memory:///failing/t.parquet"
-    memory.pipe_file(url, write_table(tmp_path / "t.parquet").read_bytes())
-    monkeypatch.setattr(type(memory), "cat_file", fail)
-    monkeypatch.setattr(type(memory.open(url)), "read", fail)
-    for column in (None, "image"):
-        with pytest.raises(UserError, match=re.escape(f"{url}: cannot be read ({error})")):
-            list(read_images(Source("memory:///failing", "/", column), [(url, 0, 1)], None))
-
-
-def test_a_failing_disk_stops_the_job(monkeypatch):
-    monkeypatch.setattr(sources, "load_image", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
-    with pytest.raises(UserError, match="^/x.png: cannot be read"):
-        list(read_images(Source("/", "/", None), [("/x.png", 0, 1)], None))
-
-
-def test_a_damaged_parquet_file_costs_its_rows_only(tmp_path, model):
-    file = write_table(tmp_path / "t.parquet", 10, 4)
-    source, content = list_source(str(file)), bytearray(file.read_bytes())
-    chunk = parquet.ParquetFile(file).metadata.row_group(1).column(0)
-    content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
-    file.write_bytes(content)
-    images = [image for _, image in read_images(source, [(str(file), 0, 10)], model.config)]
-    assert len(images) == 10 and not any(isinstance(image, str) for image in images[:4])
-    assert any(isinstance(image, str) and "Parquet" in image for image in images[4:])
-
-
-@pytest.mark.parametrize(
-    "columns, wanted, message",
-    [
-        ({"text": ["a"]}, None, "no column has the bytes of images; it has text"),
-        ({"a": [b"x"], "b": [b"x"]}, None, "columns a, b have images; name one as image_column"),
-        ({"a": [{"bytes": "/etc/passwd"}]}, None, "no column has the bytes of images; it has a"),
-        ({"a": [b"x"], "b": ["x"]}, "b", "no column b with the bytes of images; it has a, b"),
-        ({"a": pa.array([], pa.binary())}, None, "have no rows"),
-    ],
-)
-def test_columns_that_do_not_fit_are_refused(tmp_path, columns, wanted, message):
-    parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match=message):
-        list_source(str(tmp_path / "t.parquet"), wanted)
-
-
-def test_a_named_column_is_read(tmp_path):
-    parquet.write_table(pa.table({"a": [b"x"], "b": [png(0)]}), tmp_path / "t.parquet")
-    assert list_source(str(tmp_path), "b").column == "b"
-
-
-def test_a_hub_data_set_is_a_url(tmp_path, monkeypatch):
-    files = Mock(return_value=(fsspec.filesystem("memory"), "/hub"))
-    table = write_table(tmp_path / "t.parquet")
-    fsspec.filesystem("memory").pipe_file("memory:///hub/data/train-00000-of-00001.parquet", table.read_bytes())
-    monkeypatch.setattr(sources, "filesystem", files)
-    source = list_source("someone/flowers")
-    assert files.call_args_list[0].args[0] == source.place == "hf://datasets/someone/flowers"
-    assert source.files == ("memory:///hub/data/train-00000-of-00001.parquet",) and source.rows == (10,)
 
 
 # ------------------------------------------------------------------------------------------------------------ one worker

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import ROOT
+from conftest import copy_repository
 from training_runs import cifar_run
 
 from eanet.cli import UserError
@@ -28,8 +28,7 @@ def data(run):
 @pytest.fixture
 def tree(run, tmp_path):
     """A copy of this repository, whose model has the architecture of the run."""
-    ignore = shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__", "tests", ".*_cache")
-    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ignore)
+    tree = copy_repository(tmp_path / "tree", "tests")
     shutil.copy(run / "config.json", tree)
     return tree
 

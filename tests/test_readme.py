@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import LEAN, ROOT, TINY, run_main, write_official
+from conftest import LEAN, ROOT, TINY, copy_repository, run_main, write_official
 from hub_server import LFS_NAMES, File, Hub, Repo
 from isolated import installed
 
@@ -65,7 +65,7 @@ def tree(tmp_path_factory):
     from PIL import Image
 
     tree = tmp_path_factory.mktemp("readme") / "tree"
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", "runs", ".clients", "__pycache__"))
+    copy_repository(tree)
     (tree / ".venv").symlink_to(sys.prefix)
     data = write_official(tree.parent / "cifar-100-python", train=64, labels=CIFAR100_LABELS)
     with tarfile.open(tree / "cifar-100-dev.tar.gz", "w:gz") as tar:

@@ -33,6 +33,7 @@ FIGURES = {  # name: (module with a function of that name, what it shows)
     "calibration": ("figures_charts", "weights"),
     "attention": ("figures_images", "weights"),
     "scaling": ("figures_charts", "code"),
+    "distillation": ("figures_charts", "code"),
 }
 
 

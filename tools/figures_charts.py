@@ -1,4 +1,4 @@
-"""The charts: training curves, confused classes, calibration, and how attention scales."""
+"""The charts: training curves, confused classes, calibration, how attention scales, and distillation."""
 
 from __future__ import annotations
 
@@ -50,6 +50,26 @@ def scaling(shipped):
         "with the number of tokens, self-attention quadratically. Self-attention ends where memory ran out."
     )
     return Drawing(rendered(figure), caption, "Time and memory over tokens, for external attention and self-attention.")
+
+
+def distillation(shipped):
+    """Validation accuracy of a distilled run and of its teacher over the epochs."""
+    teacher, student = read_json(shipped.root / "benchmarks" / "distillation.json")["rows"]
+    figure = new_figure(height=300)
+    axis = figure.subplots()
+    for row, colour in ((teacher, ORANGE), (student, BLUE)):
+        values = [100 * value for value in row["validation_accuracy"]]
+        axis.plot(range(1, len(values) + 1), values, color=colour)
+        name = f"{row['model']}, {100 * row['top1_accuracy']:.2f}%"
+        axis.annotate(name, (len(values), values[-1]), (8, 0), textcoords="offset points", va="center", color=colour)
+    axis.set(xlabel="epoch", xlim=(0, teacher["epochs"]))
+    axis.set_title("top-1 accuracy on validation images, %")
+    caption = (
+        "Accuracy on validation images over the epochs of a teacher and of the student distilled from it. "
+        f"At the end of each line: accuracy on the {student['split']} images."
+    )
+    alt = f"Accuracy over {student['epochs']} epochs of the student and {teacher['epochs']} of the teacher."
+    return Drawing(rendered(figure), caption, alt)
 
 
 def _label_line(axis, kind, mode, points, colour):
