@@ -56,7 +56,7 @@ def test_rows_of_parquet_are_those_of_the_table(tmp_path, config, monkeypatch, g
     """And a row group is not decoded again from its start for the next rows."""
     monkeypatch.setattr(sources, "ROWS", 2)
     decode = parquet.ParquetFile.iter_batches
-    calls = Mock()
+    calls = Mock(return_value=None)
     monkeypatch.setattr(parquet.ParquetFile, "iter_batches", lambda *args: calls() or decode(*args))
     file = str(write_table(tmp_path / "t.parquet", 10, group))
     source = list_source(file)
