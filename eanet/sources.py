@@ -231,7 +231,8 @@ class ImageReader:
     def __init__(self, source: Source, config):
         self.source, self.config = source, config
         self._files = filesystem(source.place)[0] if is_url(source.place) else None
-        self._file, self._rows_of_file, self._resources = "", None, contextlib.ExitStack()
+        self._file, self._resources = "", contextlib.ExitStack()
+        self._rows_of_file: _Rows | None = None
 
     def read(self, pieces: list[Piece]) -> Iterator[tuple[str, np.ndarray | str]]:
         """Read images.
