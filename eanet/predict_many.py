@@ -46,7 +46,6 @@ INTERRUPTED = "stopped; the same command goes on from the finished shards"
 SHARD_SIZE = 1000
 LINE_SECONDS = 30  # between lines of progress where there is no terminal
 CONNECT_SECONDS = 15
-RETRIES = 3  # of a shard whose worker died
 STORE_BYTES = 2**27  # Ray's object store holds the lists of the shards, no images
 
 
@@ -204,14 +203,13 @@ def _classify(ray, shards: list, workers: int, arguments: tuple) -> Generator[di
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars, context.print_on_execution_start = False, False
     items = [{"shard": json.dumps(shard)} for shard in shards]
-    # A block is a shard. Ray Data starts a killed worker again, and repeats its shard; an image may be what kills it.
+    # A block is a shard. Ray Data starts a killed worker again, and repeats its shard.
     results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         ShardClassifier,
         fn_constructor_args=arguments,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
         num_cpus=1,
-        max_task_retries=RETRIES,
     )
     try:
         with contextlib.closing(iter(results.iter_rows())) as rows:  # stops Ray Data before Ray
