@@ -64,13 +64,9 @@ def parse_args(argv=None):
 
 
 def _repo_id(text: str) -> str:
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from eanet.hub.provenance import is_repo_id
 
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        text = ""
-    if text.count("/") != 1:
+    if not is_repo_id(text):
         raise argparse.ArgumentTypeError("must be USER/NAME, of letters, digits, '-', '_' and '.'")
     return text
 

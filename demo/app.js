@@ -1,7 +1,7 @@
 // The page: choosing an image, showing the answer, and the memory-slot maps.
 import { loadClassifier } from "./classifier.js";
 import { decode, ImageError } from "./decode.js";
-import { drawMap, slotMap, slotsOfToken } from "./maps.js";
+import { drawMap, meanShares, slotMap, slotsOfToken } from "./maps.js";
 import { visiblePart } from "./resize.js";
 
 const COLOUR = [255, 196, 0]; // of the maps, over the darkened image
@@ -13,17 +13,31 @@ function say(text, isError = false) {
   $("status").classList.toggle("error", isError);
 }
 
+/** Say how far the page is: "loading", "ready" or "busy". */
+const become = (what) => (document.querySelector("main").dataset.state = what);
+
 const readable = (label) => label.replaceAll("_", " ");
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+const stem = (name) => readable(name.replace(/\.\w+$/, ""));
+
+function percent(share) {
+  if (share > 0.995) return ">99%";
+  return share < 0.0005 ? "<0.1%" : `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)}%`;
+}
+
+function element(tag, text = "", properties = {}) {
+  return Object.assign(document.createElement(tag), { textContent: text }, properties);
+}
 
 // Images ----------------------------------------------------------------------------------------------------------------
 
-/** Classify a Blob and show the answer; a later call wins over an earlier one that takes longer. */
+/** Classify an image, a Blob or a promise of one, and show the answer; a later call wins over an earlier one that takes longer. */
 async function show(blob, name) {
   const turn = ++state.turn;
+  become("busy");
+  const slow = setTimeout(() => turn === state.turn && say(state.classifier ? "Classifying …" : "Loading the model …"), 300);
   for (const button of document.querySelectorAll("#samples button")) button.setAttribute("aria-pressed", button.dataset.name === name);
   try {
-    const image = await decode(blob);
+    const image = await decode(await blob);
     const classifier = await ready;
     const result = await classifier.classify(image);
     if (turn !== state.turn) return;
@@ -37,10 +51,14 @@ async function show(blob, name) {
     say(error instanceof ImageError || !state.classifier ? error.message : `The model failed (${error.message}).`, true);
     if (!(error instanceof ImageError)) console.error(error);
     $("answers").replaceChildren();
-    $("maps").hidden = $("stage").hidden = true;
+    $("maps").hidden = $("image").hidden = true;
+  } finally {
+    clearTimeout(slow);
+    if (turn === state.turn) become("ready");
   }
 }
 
+/** Draw the part of the image that the model sees, squashed as for the model, in the page and under the maps. */
 function drawImage(name) {
   const canvas = $("image");
   const context = canvas.getContext("2d");
@@ -53,8 +71,9 @@ function drawImage(name) {
   context.imageSmoothingQuality = "high";
   const place = [(canvas.width - width) / 2, (canvas.height - height) / 2, width, height];
   context.drawImage(state.image.bitmap, part.x, part.y, part.width, part.height, ...place);
-  canvas.setAttribute("aria-label", name ? `The image ${readable(name)}` : "Your image");
-  $("stage").hidden = false;
+  canvas.setAttribute("aria-label", name ? `The image ${stem(name)}` : "Your image");
+  canvas.hidden = false;
+  $("backdrop").getContext("2d").drawImage(canvas, 0, 0);
 }
 
 function showAnswers() {
@@ -62,14 +81,10 @@ function showAnswers() {
   const best = state.classifier.top(scores, 5);
   $("answers").replaceChildren(
     ...best.map(({ label, score }) => {
-      const item = document.createElement("li");
+      const item = element("li");
       item.style.setProperty("--share", `${100 * score}%`);
       Object.assign(item.dataset, { label, score });
-      const [name, value] = [document.createElement("span"), document.createElement("span")];
-      name.textContent = readable(label);
-      value.textContent = percent(score);
-      value.className = "score";
-      item.append(name, value);
+      item.append(element("span", readable(label)), element("span", percent(score), { className: "score" }));
       return item;
     }),
   );
@@ -94,7 +109,6 @@ function fill(select, count) {
 function showMaps() {
   const blocks = state.result.attention;
   $("maps").hidden = blocks.length === 0;
-  $("overlay").hidden = blocks.length === 0;
   if (blocks.length === 0) return;
   if ($("block").length !== blocks.length) {
     fill($("block"), blocks.length);
@@ -108,19 +122,15 @@ function showMaps() {
   }
   [...$("slots").children].forEach((choice, i) => drawMap(choice.querySelector("canvas"), slotMap(attention, head, i), attention.side, COLOUR));
   state.token = Math.min(state.token, attention.side ** 2 - 1);
-  drawOverlay();
-  describeToken();
+  leaveToken();
 }
 
 function slotChoice(index, checked) {
-  const label = document.createElement("label");
-  label.className = "slot";
-  const input = Object.assign(document.createElement("input"), { type: "radio", name: "slot", value: index, checked });
-  const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 64 });
+  const label = element("label", "", { className: "slot" });
+  const canvas = element("canvas", "", { width: 64, height: 64 });
   canvas.setAttribute("aria-hidden", "true");
-  const text = document.createElement("span");
-  text.textContent = `Slot ${index + 1}`;
-  label.append(input, canvas, text);
+  const input = element("input", "", { type: "radio", name: "slot", value: index, checked });
+  label.append(input, canvas, element("span", `Slot ${index + 1}`), element("span", "", { className: "share" }));
   return label;
 }
 
@@ -136,31 +146,43 @@ function drawOverlay(withToken = false) {
   if (!withToken) return;
   const cell = canvas.width / attention.side;
   const [x, y] = [(state.token % attention.side) * cell, Math.floor(state.token / attention.side) * cell];
+  context.lineWidth = 8;
+  context.strokeStyle = "black";
+  context.strokeRect(x, y, cell, cell);
   context.lineWidth = 4;
   context.strokeStyle = "white";
-  context.strokeRect(x + 1, y + 1, cell - 2, cell - 2);
-  context.lineWidth = 2;
-  context.strokeStyle = "black";
   context.strokeRect(x, y, cell, cell);
 }
 
-function describeToken(active = false) {
-  const { attention, head } = chosen();
-  const shares = slotsOfToken(attention, head, state.token);
-  [...$("slots").children].forEach((choice, i) => choice.toggleAttribute("data-read", active && i === shares[0][0]));
-  if (!active) {
-    $("token").textContent = "";
-    return;
-  }
-  const [row, column] = [Math.floor(state.token / attention.side) + 1, (state.token % attention.side) + 1];
-  const parts = shares.slice(0, 3).map(([slot, share]) => `slot ${slot + 1} ${percent(share)}`);
-  $("token").textContent = `The token in row ${row}, column ${column} reads ${parts.join(", ")}.`;
+/** Write under each slot how much of it is read; `largest` is the slot to emphasise. */
+function showShares(shares, largest) {
+  [...$("slots").children].forEach((choice, i) => {
+    choice.toggleAttribute("data-read", i === largest);
+    choice.querySelector(".share").textContent = percent(shares[i]);
+  });
 }
 
+/** Show what the chosen slot is to all tokens. */
+function leaveToken() {
+  const { attention, head, slot } = chosen();
+  drawOverlay();
+  showShares(meanShares(attention, head));
+  $("reader").textContent = "the tokens read on average";
+  $("token").textContent = `${attention.side}×${attention.side} tokens; the brighter, the more a token reads of slot ${slot + 1}.`;
+}
+
+/** Show what one token reads. */
 function selectToken(token) {
   state.token = token;
+  const { attention, head } = chosen();
+  const shares = slotsOfToken(attention, head, token);
+  const order = [...shares.keys()].sort((a, b) => shares[b] - shares[a]);
   drawOverlay(true);
-  describeToken(true);
+  showShares(shares, order[0]);
+  $("reader").textContent = "the token reads";
+  const [row, column] = [Math.floor(token / attention.side) + 1, (token % attention.side) + 1];
+  const parts = order.slice(0, 3).map((slot) => `slot ${slot + 1} ${percent(shares[slot])}`);
+  $("token").textContent = `The token in row ${row}, column ${column} reads ${parts.join(", ")}.`;
 }
 
 function tokenAt(event) {
@@ -185,7 +207,21 @@ function moveToken(event) {
 
 // Start -----------------------------------------------------------------------------------------------------------------
 
-function listen() {
+function listenToMaps() {
+  for (const id of ["block", "head"]) $(id).addEventListener("change", showMaps);
+  $("slots").addEventListener("change", leaveToken);
+  const overlay = $("overlay");
+  overlay.addEventListener("pointermove", (event) => selectToken(tokenAt(event)));
+  overlay.addEventListener("pointerdown", (event) => selectToken(tokenAt(event)));
+  overlay.addEventListener("focus", () => overlay.matches(":focus-visible") && selectToken(state.token));
+  overlay.addEventListener("keydown", moveToken);
+  overlay.addEventListener("blur", leaveToken);
+  overlay.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") leaveToken(); // a finger leaves at once; what it chose stays
+  });
+}
+
+function listenToImages() {
   for (const input of [$("file"), $("camera")]) {
     input.addEventListener("change", () => {
       if (input.files.length) show(input.files[0], input.files[0].name);
@@ -205,19 +241,6 @@ function listen() {
     take(event.dataTransfer);
   });
   document.addEventListener("paste", (event) => take(event.clipboardData));
-  for (const id of ["block", "head"]) $(id).addEventListener("change", showMaps);
-  $("slots").addEventListener("change", () => drawOverlay());
-  const overlay = $("overlay");
-  overlay.addEventListener("pointermove", (event) => selectToken(tokenAt(event)));
-  overlay.addEventListener("pointerdown", (event) => selectToken(tokenAt(event)));
-  overlay.addEventListener("focus", () => overlay.matches(":focus-visible") && selectToken(state.token));
-  overlay.addEventListener("keydown", moveToken);
-  for (const type of ["pointerleave", "blur"]) {
-    overlay.addEventListener(type, () => {
-      drawOverlay();
-      describeToken();
-    });
-  }
 }
 
 function take(transfer) {
@@ -230,13 +253,11 @@ function showSamples(names) {
   $("samples-part").hidden = names.length === 0;
   $("samples").replaceChildren(
     ...names.map((name) => {
-      const label = readable(name.replace(/\.\w+$/, ""));
-      const [item, button, image] = ["li", "button", "img"].map((tag) => document.createElement(tag));
-      Object.assign(image, { src: `samples/${encodeURIComponent(name)}`, alt: label, loading: "lazy" });
-      Object.assign(button, { type: "button", title: label });
+      const [item, image] = [element("li"), element("img", "", { src: `samples/${encodeURIComponent(name)}`, alt: stem(name) })];
+      const button = element("button", "", { type: "button", title: stem(name) });
       button.dataset.name = name;
       button.setAttribute("aria-pressed", "false");
-      button.addEventListener("click", async () => show(await (await fetch(image.src)).blob(), name));
+      button.addEventListener("click", () => show(fetchSample(image.src), name));
       button.append(image);
       item.append(button);
       return item;
@@ -244,13 +265,18 @@ function showSamples(names) {
   );
 }
 
+async function fetchSample(url) {
+  const response = await fetch(url).catch(() => null);
+  if (!response?.ok) throw new ImageError("This sample could not be loaded.");
+  return response.blob();
+}
+
 async function describeSite() {
   const response = await fetch("site.json");
   const site = response.ok ? await response.json() : { samples: [] };
   if (site.title) $("title").textContent = document.title = site.title;
   if (site.model) {
-    const link = Object.assign(document.createElement("a"), { href: `https://huggingface.co/${site.model}`, textContent: site.model });
-    $("source").append(" · Model: ", link);
+    $("source").append(" · Model: ", element("a", site.model, { href: `https://huggingface.co/${site.model}` }));
   }
   showSamples(site.samples);
 }
@@ -260,14 +286,25 @@ async function start() {
   state.classifier = classifier;
   const { image_size: side } = classifier.config;
   $("about").textContent = `It knows ${classifier.labels.length} classes and looks at ${side}×${side} pixels.`;
-  if (state.turn === 0) say("Ready. Choose an image.");
   return classifier;
 }
 
-listen();
-describeSite();
+/** Begin with a sample, unless a person was faster. */
+async function showFirst() {
+  await Promise.all([site, ready]);
+  if (state.turn > 0) return;
+  const sample = document.querySelector("#samples button");
+  if (sample) return sample.click();
+  become("ready");
+  say("Ready. Choose an image.");
+}
+
+listenToImages();
+listenToMaps();
+const site = describeSite();
 const ready = start();
-ready.catch((error) => {
+showFirst().catch((error) => {
+  become("ready");
   say(error.message, true);
   console.error(error);
 });

@@ -7,10 +7,15 @@ export function slotMap({ slots, side, values }, head, slot) {
   return values.subarray(start, start + tokens);
 }
 
-/** Return [slot, share] of a token, the largest first; the shares sum to 1. */
+/** Return how much a token reads of each slot; the shares sum to 1. */
 export function slotsOfToken({ slots, side, values }, head, token) {
-  const shares = Array.from({ length: slots }, (_, slot) => [slot, values[(head * slots + slot) * side * side + token]]);
-  return shares.sort((a, b) => b[1] - a[1]);
+  return Array.from({ length: slots }, (_, slot) => values[(head * slots + slot) * side * side + token]);
+}
+
+/** Return how much the tokens read of each slot on average; the shares sum to 1. */
+export function meanShares(attention, head) {
+  const mean = (map) => map.reduce((a, b) => a + b, 0) / map.length;
+  return Array.from({ length: attention.slots }, (_, slot) => mean(slotMap(attention, head, slot)));
 }
 
 /** Draw a map over a canvas, as transparent to opaque colour from its smallest to its largest value. */

@@ -4,7 +4,8 @@
     python3 tools/draw_figures.py attention slots     # some
 
 Writes figures/NAME.png and figures/figures.json, which has every figure's caption and says whether it shows the weights
-(and which, by their checksum) or only the code. Needs matplotlib.
+(and which, by their checksum) or only the code. Needs matplotlib; `demo`, a screenshot of the page in the browser, needs
+Chromium, playwright, Node.js and `npm ci --prefix demo`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ FIGURES = {  # name: (module with a function of that name, what it shows)
     "attention": ("figures_images", "weights"),
     "scaling": ("figures_charts", "code"),
     "distillation": ("figures_charts", "code"),
+    "demo": ("figures_demo", "weights"),
 }
 
 

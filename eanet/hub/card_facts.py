@@ -11,7 +11,7 @@ from eanet.cli import UserError
 from eanet.evaluation import count_macs, interval_text
 from eanet.hub.front_matter import CIFAR100
 from eanet.hub.lineage import name_base, own_teachers, split_lineage
-from eanet.hub.provenance import FIGURES_RECORD, OUR_FIGURES, REPORT, figures_record
+from eanet.hub.provenance import DEMO_RECORD, FIGURES_RECORD, OUR_FIGURES, REPORT, figures_record, recorded_space
 from eanet.hub.records import read_record
 from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
@@ -72,6 +72,7 @@ def collect_facts(
         "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
         "exports_here": _other_exports(folder),
         "demo": (folder / "demo" / "index.html").is_file(),
+        "space": recorded_space(folder / DEMO_RECORD, model),
         "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
         "evaluation": _measured(folder, "evaluation", model) or _report(folder, model),
         "exports": _measured(folder, "exports", model),

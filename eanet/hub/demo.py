@@ -9,13 +9,14 @@ from pathlib import Path
 
 import yaml
 
-from eanet.cli import UserError, temporary_folder, write_json, write_text
+from eanet.cli import UserError, first_line, temporary_folder, write_json, write_text
 from eanet.hub.card import repository_of
 from eanet.hub.card_facts import sample_label
 from eanet.hub.download import matches
 from eanet.hub.errors import HubError, set_timeout, status_of, with_retries
 from eanet.hub.front_matter import split_card
 from eanet.hub.lineage import TREE
+from eanet.hub.provenance import DEMO_RECORD
 from eanet.hub.staging import check_no_link, check_run
 from eanet.hub.tokens import check_file, check_no_token, without_token
 from eanet.hub.upload import is_same
@@ -36,14 +37,14 @@ def push_demo(
     dry_run: bool = False,
     tree: Path = TREE,
 ) -> str:
-    """Publish the demo of a run as a static Space, in one commit.
+    """Publish the demo of a run as a static Space, in one commit, and record it in the run's demo.json for the card.
 
     Args:
         run: folder of a finished run, or the repository itself.
         space: "user/name" of the Space; created if necessary.
         model_repo: "user/name" of the model that the page names and the Space links; None for the one on the run's card.
         title: of the page; None for the Space's name.
-        private: make a new Space private.
+        private: make a new Space private. The card links only public ones.
         dry_run: change nothing and return what would be done.
         tree: folder of the code, with the built page in demo/dist/.
 
@@ -73,12 +74,15 @@ def push_demo(
     if alone:
         print(f"{'offline' if HF_HUB_OFFLINE else 'not logged in'}: as if {space} were new", file=sys.stderr)
     with temporary_folder(prefix="eanet-demo-") as folder:
-        stage_demo(run, folder, model_repo or _repository(run), title or space.split("/")[1], tree)
+        checksum = stage_demo(run, folder, model_repo or _repository(run), title or space.split("/")[1], tree)
         api = None if alone else HfApi(library_name="eanet")
-        return without_token(with_retries(lambda: attempt(api, folder, run, space, private, dry_run), space))
+        said, public = with_retries(lambda: attempt(api, folder, run, space, private, dry_run), space)
+    if public and not dry_run:
+        said += _record(run, space, checksum)
+    return without_token(said)
 
 
-def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree: Path = TREE) -> None:
+def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree: Path = TREE) -> str:
     """Write all files of the Space into the empty `folder`.
 
     Args:
@@ -87,6 +91,9 @@ def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree
         model_repo: the model that the page names, or None.
         title: of the page.
         tree: folder of the code.
+
+    Returns:
+        The checksum of the weights.
 
     Raises:
         UserError: the page is not built, or the run holds no model, a link or a Hub token.
@@ -102,7 +109,7 @@ def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree
     for path in runtime:
         (folder / "runtime").mkdir(exist_ok=True)
         shutil.copyfile(path, folder / "runtime" / path.name)
-    labels = _export(run, folder / "model.onnx")
+    labels, checksum = _export(run, folder / "model.onnx")
     samples = _samples(run, tree, labels)
     for path in samples:
         (folder / "samples").mkdir(exist_ok=True)
@@ -110,16 +117,18 @@ def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree
         shutil.copyfile(path, folder / "samples" / path.name)
     write_json(folder / "site.json", {"title": title, "model": model_repo, "samples": [path.name for path in samples]})
     write_text(folder / "README.md", _card((demo / "README.md").read_text(encoding="utf-8"), model_repo, title))
+    return checksum
 
 
-def _export(run: Path, path: Path) -> set[str]:
-    """Write the run's ONNX file, with the attention among its outputs, and return the class names."""
+def _export(run: Path, path: Path) -> tuple[set[str], str]:
+    """Write the run's ONNX file, with the attention among its outputs; return the class names and the checksum."""
     from eanet.export import export_onnx
+    from eanet.saving import model_checksum
     from modeling_eanet import from_pretrained_keras
 
     model = from_pretrained_keras(run)
     export_onnx(model, path)
-    return set(model.config.id2label.values())
+    return set(model.config.id2label.values()), model_checksum(model)
 
 
 def _samples(run: Path, tree: Path, labels: set[str]) -> list[Path]:
@@ -144,7 +153,7 @@ def _card(template: str, model_repo: str | None, title: str) -> str:
     return f"---\n{text}---\n{re.sub('^# .*', lambda _: f'# {title}', body, count=1, flags=re.MULTILINE)}"
 
 
-def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bool) -> str:
+def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bool) -> tuple[str, bool]:
     """Make the Space equal to the staged `folder`, starting from what the Hub has now.
 
     Args:
@@ -156,7 +165,7 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
         dry_run: change nothing.
 
     Returns:
-        What was done, in several lines.
+        What was done, in several lines; and whether everybody can see the Space.
 
     Raises:
         UserError: the Space is another program's.
@@ -165,10 +174,10 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
     from huggingface_hub.constants import ENDPOINT
 
     url = f"{ENDPOINT}/spaces/{space}"
-    head = _head(api, space) if api else ""
+    head, public = _head(api, space) if api else ("", False)
     if not head and not dry_run:
         api.create_repo(space, repo_type="space", space_sdk="static", private=private or None, exist_ok=True)
-        head = _head(api, space)
+        head, public = _head(api, space)
     listing = api.list_repo_tree(space, repo_type="space", recursive=True, revision=head) if head else []
     theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}
     if "README.md" in theirs:
@@ -179,26 +188,37 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
     lines = [_line("changed" if name in theirs else "new", path.stat().st_size, name) for name, path in sent.items()]
     lines += [_line("deleted", theirs[name].size, name) for name in gone]
     if dry_run:
-        return "\n".join([f"dry run: {'one commit' if lines else 'no commit'} to {url}", *lines])
+        return "\n".join([f"dry run: {'one commit' if lines else 'no commit'} to {url}", *lines]), public
     if not lines:
-        return f"{url} is up to date with {run}: nothing to push\ncommit {head}"
-    return "\n".join([f"pushed the demo of {run} to {url}", *lines, f"commit {_commit(api, space, sent, gone, head, run)}"])
+        return f"{url} is up to date with {run}: nothing to push\ncommit {head}", public
+    commit = _commit(api, space, sent, gone, head, run)
+    return "\n".join([f"pushed the demo of {run} to {url}", *lines, f"commit {commit}"]), public
 
 
 def _line(state: str, size: int, name: str) -> str:
     return f"  {state:8} {size:>10,} bytes  {name}"
 
 
-def _head(api, space: str) -> str:
-    """Return the Space's commit, or "" if there is none."""
+def _record(run: Path, space: str, checksum: str) -> str:
+    """Write what the card of later pushes needs to link the Space, and return a line that says so."""
+    try:
+        write_json(run / DEMO_RECORD, {"space": space, "checksum": checksum})
+    except OSError as error:  # the demo is published all the same
+        return f"\nthe card will not link it: {run / DEMO_RECORD}: {first_line(error)}"
+    return f"\nwrote {run / DEMO_RECORD}: the card of the next push links it"
+
+
+def _head(api, space: str) -> tuple[str, bool]:
+    """Return the Space's commit, or "" if there is none; and whether it is public."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        return api.space_info(space, revision="main").sha
+        info = api.space_info(space, revision="main")
+        return info.sha, not info.private
     except RepositoryNotFoundError as error:
         if status_of(error) == 401:  # also the Hub's answer to a bad token; this call tells them apart
             api.whoami()
-        return ""
+        return "", False
 
 
 def _keep_card(api, folder: Path, space: str, head: str) -> None:

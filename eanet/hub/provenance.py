@@ -17,6 +17,7 @@ from eanet.saving import checksum_matches
 
 REPORT = ("report.json", "report.md")
 FIGURES_RECORD = "figures/figures.json"
+DEMO_RECORD = "demo.json"  # the Space that shows the weights in a browser
 UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
 OUR_FIGURES = {"attention": True, "slots": True, "calibration": True, "confusion": True, "curves": True, "samples": True,
@@ -40,6 +41,26 @@ def export_matches(path: Path, model) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         found = EXPORT_CHECKSUM.search(content)
         return found is not None and checksum_matches(model, found[1].decode())
+
+
+def recorded_space(path: Path, model) -> str | None:
+    """Return the "user/name" of the Space that a `demo.json` names; None if it is not one with the weights of `model`."""
+    with contextlib.suppress(UserError, TypeError):  # a person's file, or a stranger's
+        record = read_record(path, DEMO_RECORD, "")
+        if checksum_matches(model, record["checksum"]) and is_repo_id(record["space"]):
+            return record["space"]
+    return None
+
+
+def is_repo_id(name) -> bool:
+    """Return whether `name` can be that of a repository on the Hub, "user/name"."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
 
 
 def figures_record(path: Path) -> dict[str, dict]:

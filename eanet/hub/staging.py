@@ -13,6 +13,7 @@ from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
 from eanet.hub.lineage import TREE
 from eanet.hub.provenance import (
+    DEMO_RECORD,
     FIGURES_RECORD,
     REPORT,
     UNRECORDED,
@@ -20,6 +21,7 @@ from eanet.hub.provenance import (
     drop_other_weights,
     export_matches,
     other_report,
+    recorded_space,
     unrecorded_figures,
 )
 from eanet.hub.records import read_record
@@ -109,6 +111,7 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
     model = from_pretrained_keras(folder)
     checks.check_one_run(run, folder, results, model)
     _copy_exports(run, folder, model, cached=is_tree)
+    _copy_demo_record(run, folder, model, cached=is_tree)
     for name in unrecorded_figures(folder):
         print(f"{name} is left out: {UNRECORDED}", file=sys.stderr)
     for name in other_report(folder, model):
@@ -172,6 +175,14 @@ def _copy_exports(run: Path, folder: Path, model, cached: bool) -> None:
             _copy_file(run, name, folder / name, cached)
         else:
             print(f"{name} is left out: its metadata does not have the checksum of these weights", file=sys.stderr)
+
+
+def _copy_demo_record(run: Path, folder: Path, model, cached: bool) -> None:
+    """Copy the record of the demo's Space, unless it has other weights."""
+    if recorded_space(run / DEMO_RECORD, model) is not None:
+        _copy_file(run, DEMO_RECORD, folder / DEMO_RECORD, cached)
+    elif (run / DEMO_RECORD).is_file():
+        print(f"{DEMO_RECORD} is left out: it names no Space with these weights", file=sys.stderr)
 
 
 def _copy_shared(tree: Path, folder: Path) -> None:

@@ -25,9 +25,9 @@ from eanet.run_dir import RESULTS_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
-STALE = (*staging.ARTEFACTS, *staging.MEASURED, *provenance.REPORT, provenance.FIGURES_RECORD, LEGACY_ONNX_FILE,
-         "variables/*", "logs/*tfevents*", "benchmarks/evaluation.json", "benchmarks/evaluation.md",
-         "benchmarks/exports.json", "benchmarks/exports.md")  # fmt: skip
+STALE = (*staging.ARTEFACTS, *staging.MEASURED, *provenance.REPORT, provenance.FIGURES_RECORD,
+         provenance.DEMO_RECORD, LEGACY_ONNX_FILE, "variables/*", "logs/*tfevents*", "benchmarks/evaluation.json",
+         "benchmarks/evaluation.md", "benchmarks/exports.json", "benchmarks/exports.md")  # fmt: skip
 # Files on the Hub with parts about weights; a push keeps them without those parts.
 NOTEBOOK = "examples/eanet_cifar100.ipynb"
 CLEANED = ("benchmarks/*.json", "benchmarks/README.md", NOTEBOOK)
@@ -271,6 +271,8 @@ class _Push:
         self.from_hub = [name for name in wanted if not (folder / name).exists()]
         if ONNX_FILE in theirs and not (folder / ONNX_FILE).exists():
             self.from_hub += [ONNX_FILE] * provenance.export_matches(self._download(ONNX_FILE, head), model)
+        if (record := provenance.DEMO_RECORD) in theirs and not (folder / record).exists():
+            self.from_hub += [record] * (provenance.recorded_space(self._download(record, head), model) is not None)
         for name in self.from_hub:
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(self._download(name, head), folder / name)
