@@ -190,6 +190,16 @@ def test_figures_are_shown_once_and_only_those_that_are_there(facts):
     assert '<img src="figures/architecture.png" width="300" alt="a &quot;b&quot; &lt;c&gt;">' in new
 
 
+def test_the_demo_is_linked_and_shown_where_there_is_one(facts):
+    assert "huggingface.co/spaces" not in card.render_card(facts)
+    samples = card.card_regions({**facts, "space": "me/new_demo"})["samples"]
+    assert samples == "[Try it in your browser](https://huggingface.co/spaces/me/new_demo): images stay on your device."
+    facts |= {"onnx_bytes": 1, "demo": True}
+    for alt, there in (("The page", True), ("", False)):  # without a description it is a person's own image
+        figures = {"demo.png": {"alt": alt, "caption": "The demo.", "width": 600}}
+        assert ("figures/demo.png" in card.card_regions({**facts, "figures": figures})["exports"]) == there
+
+
 def test_the_template_and_the_readme_have_every_region(facts):
     retired = {"training-speed", "prediction-speed", "scaling", "ablation"}
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -87,17 +87,14 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory):
-    """A function that builds the page with a model, and serves it; returns its address."""
+    """A function that builds the page with an ONNX file, and serves it; returns its address."""
     if shutil.which("node") is None or not (DEMO / "node_modules" / "axe-core").is_dir():
         pytest.skip("`npm ci --prefix demo` did not run")
     servers = []
 
     def make(model, samples=ROOT / "samples"):
-        from eanet.export import export_onnx
-
         folder = tmp_path_factory.mktemp("demo")
-        export_onnx(model, folder / "m.onnx")
-        options = {"model": folder / "m.onnx", "samples": samples, "output": folder / "dist"}
+        options = {"model": model, "samples": samples, "output": folder / "dist"}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         subprocess.run(["node", str(DEMO / "build.mjs"), *words], check=True, timeout=60)
         handler = functools.partial(_Handler, directory=folder / "dist")
@@ -127,11 +124,11 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def address(build, model):
-    return build(model)
+def address(build):
+    return build(ROOT / "onnx" / "model.onnx")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser, address):
     page = open_page(browser, address)
     yield page
@@ -144,7 +141,7 @@ def open_page(browser, address, **options):
     page.asked = []
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(address)
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('Ready')", timeout=30_000)
+    page.wait_for_selector("main[data-state=ready]", timeout=30_000)
     return page
 
 
@@ -155,7 +152,6 @@ def answers(page):
 
 def drop(page, path):
     """Drop a file on the page, and wait until it is dealt with."""
-    page.evaluate("document.querySelector('#status').textContent = ''")
     content = list(Path(path).read_bytes())
     page.evaluate(
         """([bytes, name]) => {
@@ -165,7 +161,7 @@ def drop(page, path):
         }""",
         [content, Path(path).name],
     )
-    page.wait_for_function("document.querySelector('#status').textContent !== ''", timeout=10_000)
+    page.wait_for_selector("main[data-state=ready]", timeout=10_000)
 
 
 def test_the_samples_get_the_answers_of_python(page, model):
@@ -178,6 +174,42 @@ def test_the_samples_get_the_answers_of_python(page, model):
         for label, score in found.items():
             assert score == pytest.approx(float(row[model.config.label2id[label]]), abs=1e-3)
         assert len(found) == 5
+
+
+def test_images_of_any_kind_get_the_answers_of_python(page, model, tmp_path):
+    rocket = Image.open(ROOT / "samples" / "rocket.png").convert("RGB").resize((300, 200))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # on its side
+    clear = rocket.copy()
+    clear.putalpha(Image.linear_gradient("L").resize(rocket.size))
+    kinds = {"on_its_side.jpg": (rocket, dict(exif=exif, quality=95, subsampling=0)), "clear.png": (clear, {})}
+    kinds |= {
+        "grey.png": (rocket.convert("L"), {}),
+        "palette.png": (rocket.convert("P"), {}),
+        "a.webp": (rocket, dict(lossless=True)),
+    }
+    kinds |= {"deep.png": (Image.fromarray(np.asarray(rocket.convert("L"), np.uint16) * 257), {})}
+    for name, (image, options) in kinds.items():
+        image.save(tmp_path / name, **options)
+        drop(page, tmp_path / name)
+        row = model.predict_on_batch(load_image(tmp_path / name, model.config)[None])[0]
+        for label, score in answers(page).items():
+            assert score == pytest.approx(float(row[model.config.label2id[label]]), abs=5e-3), name
+
+
+def test_an_image_can_be_chosen_photographed_and_pasted(page):
+    for i, field in enumerate(("#file", "#camera")):
+        page.set_input_files(field, SAMPLES[i])
+        page.wait_for_function(
+            f"document.querySelector('#image').ariaLabel === 'The image {SAMPLES[i].stem.replace('_', ' ')}'"
+        )
+    paste = "(data) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))"
+    file = "new File([await (await fetch('samples/clock.png')).blob()], 'pasted.png')"
+    page.evaluate(f"async () => {{ const data = new DataTransfer(); data.items.add({file}); ({paste})(data); }}")
+    page.wait_for_function("document.querySelector('#image').ariaLabel === 'The image pasted'")
+    assert next(iter(answers(page))) == "clock"
+    page.evaluate(f"() => {{ const data = new DataTransfer(); data.setData('text/plain', 'a'); ({paste})(data); }}")
+    assert "not an image file" in page.text_content("#status")
 
 
 def test_slot_maps_are_the_attention(page, model):
@@ -208,18 +240,18 @@ def test_tokens_are_read_with_the_keyboard(page):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     assert page.text_content("#token").startswith("The token in row 2, column 2 reads slot ")
+    assert page.locator("#slots [data-read]").count() == 1
     page.select_option("#block", "0")
     page.focus("#slots input:checked")
     page.keyboard.press("ArrowRight")
-    assert page.input_value("#slots input:checked") == "1"
+    assert page.input_value("#slots input:checked") == "1" and "reads of slot 2" in page.text_content("#token")
 
 
 def test_the_first_answer_comes_soon(browser, address):
     page, errors, begin = browser.new_page(), [], time.perf_counter()
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(address)
-    page.click("#samples button >> nth=0")
-    page.wait_for_selector("#answers li", timeout=30_000)
+    page.wait_for_selector("#answers li", timeout=30_000)  # of the first sample
     seconds = time.perf_counter() - begin
     page.close()
     assert errors == []  # the content security policy allows what the page does
@@ -253,24 +285,39 @@ def test_without_webassembly_the_page_says_so(browser, address):
     page.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
-def test_axe_finds_nothing_serious(scheme, width, browser, address, tmp_path):
-    page = open_page(browser, address, color_scheme=scheme, viewport={"width": width, "height": 900})
-    drop(page, SAMPLES[0])
+WINDOWS = {1200: {}, 390: dict(is_mobile=True, has_touch=True)}
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1200, "light"),
+        (390, "dark"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1200, "dark"), (390, "light"))),
+    ],
+)
+def test_axe_finds_nothing_serious(width, scheme, browser, address):
+    page = open_page(browser, address, color_scheme=scheme, viewport={"width": width, "height": 900}, **WINDOWS[width])
+    assert len(answers(page)) == 5  # of the first sample
+    assert page.is_visible("#photo") == (width == 390) and page.is_visible("#hint") == (width == 1200)
+    if width == 390:
+        page.tap("#overlay")  # what a finger chose stays when it leaves
+        assert page.text_content("#token").startswith("The token in row ")
     page.evaluate((DEMO / "node_modules" / "axe-core" / "axe.min.js").read_text())
     found = page.evaluate("axe.run().then(result => result.violations)")
     assert [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
     page.close()
 
 
 def test_a_model_of_own_classes_shows_them(browser, build, tmp_path):
+    from eanet.export import export_onnx
     from modeling_eanet import build_eanet
 
     labels = ("ant", "bee", "crow", "dove & owl", "<b>eel</b>")
-    page = open_page(browser, build(build_eanet(tiny_config(id2label=labels, image_size=48)), samples=tmp_path))
+    export_onnx(build_eanet(tiny_config(id2label=labels, image_size=48)), tmp_path / "m.onnx")
+    page = open_page(browser, build(tmp_path / "m.onnx", samples=tmp_path))
+    assert page.text_content("#status") == "Ready. Choose an image."
     assert "5 classes" in page.text_content("#about") and "48×48" in page.text_content("#about")
     assert page.is_hidden("#samples-part")
     drop(page, SAMPLES[0])

@@ -6,10 +6,12 @@ import shutil
 import pytest
 import yaml
 from conftest import ROOT
-from hub_session import NEWEST, OLDEST, error_line
+from hub_session import NEWEST, OLDEST, REPO, error_line
 
 from eanet.cli import UserError
-from eanet.hub import demo
+from eanet.hub import demo, staging
+from eanet.hub.provenance import recorded_space
+from eanet.saving import model_checksum
 
 pytest_plugins = ["hub_fixtures"]
 SPACE = "user/colours-demo"
@@ -66,7 +68,15 @@ from huggingface_hub import HfApi
 page, dry_run = sys.argv[1], sys.argv[2] == "dry"
 set_timeout()
 attempt = lambda: demo.attempt(HfApi(), pathlib.Path(page), pathlib.Path("run"), "{SPACE}", False, dry_run)
-sys.exit(run(lambda argv: print(with_retries(attempt, "{SPACE}"))))
+sys.exit(run(lambda argv: print(with_retries(attempt, "{SPACE}")[0])))
+"""
+PUBLISH = f"""
+import pathlib
+from eanet.hub import demo
+from eanet.cli import run
+folder, tree, *flags = sys.argv[1:]
+publish = lambda argv: demo.push_demo(pathlib.Path(folder), "{SPACE}", tree=pathlib.Path(tree), **dict.fromkeys(flags, True))
+sys.exit(run(lambda argv: print(publish(argv))))
 """
 
 
@@ -83,6 +93,44 @@ def test_the_space_gets_one_commit_and_a_second_run_none(version, staged, sessio
     assert b"sdk: static" in repo.head().files["README.md"].content and b"models:" in repo.head().files["README.md"].content
     again = session.python(ATTEMPT, staged, "push")
     assert "nothing to push" in again.out and len(repo.history()) == 3
+
+
+def test_the_card_of_the_next_push_links_the_space(run, tree, session, hub, tmp_path):
+    record, link = run / "demo.json", f"(https://huggingface.co/spaces/{SPACE})"
+    assert session.python(PUBLISH, run, tree, "dry_run").code == 0 and not record.exists()
+    done = session.python(PUBLISH, run, tree)
+    assert done.code == 0 and f"wrote {record}" in done.out, done.err
+    assert session.push(run).code == 0
+    files = hub.repos[REPO].head().files
+    assert files["demo.json"].content == record.read_bytes() and link in files["README.md"].content.decode()
+    record.unlink()  # as in another copy of the run
+    assert "nothing to push" in session.push(run).out
+    assert (
+        session.pull(tmp_path / "pulled").code == 0
+        and json.loads((tmp_path / "pulled/demo.json").read_text())["space"] == SPACE
+    )
+
+
+@pytest.mark.slow
+def test_a_private_space_is_not_linked(run, tree, session):
+    assert session.python(PUBLISH, run, tree, "private").code == 0 and not (run / "demo.json").exists()
+
+
+def test_a_record_of_other_weights_stays_here(run, tmp_path, capsys):
+    (run / "demo.json").write_text(json.dumps({"space": SPACE, "checksum": "00000000"}))
+    staged = staging.stage_run(run, tmp_path / "staged", saved_model=False)
+    assert not (staged.folder / "demo.json").exists() and "demo.json is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("space", [SPACE, None, 3, "name", "a/b/c", "../b", "a/b](https://example.org", "a/b\nc", {"a": 1}])
+def test_a_strangers_record_is_read_as_a_name_or_not_at_all(space, tiny_model, tmp_path):
+    for checksum in (model_checksum(tiny_model), "00000000", None, []):
+        (tmp_path / "demo.json").write_text(json.dumps({"space": space, "checksum": checksum}))
+        expected = SPACE if space == SPACE and checksum == model_checksum(tiny_model) else None
+        assert recorded_space(tmp_path / "demo.json", tiny_model) == expected
+    for text in ("", "[1]", '{"checksum": 1}'):
+        (tmp_path / "demo.json").write_text(text)
+        assert recorded_space(tmp_path / "demo.json", tiny_model) is None
 
 
 @pytest.mark.slow

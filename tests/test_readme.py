@@ -10,16 +10,21 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import LEAN, ROOT, TINY, copy_repository, run_main, write_official
 from hub_server import LFS_NAMES, File, Hub, Repo
 from isolated import installed
 
 import eanet.data
+from eanet.export import OnnxModel
 from eanet.hub.card import card_regions
 from eanet.hub.card_facts import collect_facts
+from eanet.images import load_image
+from eanet.loaded_model import load_config
 from eanet.run_dir import lineage, recipe_of
 from eanet.saving import KERAS_FILES, SAVED_MODEL_FILES, add_saved_model, save_pretrained_keras
 from modeling_eanet import CIFAR100_LABELS, PRESETS, EANetConfig, build_eanet, from_pretrained_keras
@@ -29,6 +34,7 @@ REPO = "keras-io/Image-Classification-using-EANet"
 RESULTS = json.loads((ROOT / "eval_results.json").read_text(encoding="utf-8"))
 CODE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SNIPPETS = [code for language, code in CODE.findall(README) if language == "python"]
+OTHER = dict(CODE.findall(README))
 COMMANDS = [code.strip() for language, code in CODE.findall(README) if language == "bash"]
 PREDICT, TRAIN, FINE_TUNE, PUSH, TESTS, SHIPPED = COMMANDS
 (EVALUATE,) = re.findall("`(python train.py --evaluate-only [^`]+)`", README)
@@ -128,7 +134,7 @@ def run_here(tree, monkeypatch, capsys):
 
 def test_languages_and_snippets():
     assert len(SNIPPETS) == 4
-    assert {language for language, _ in CODE.findall(README)} - {"kotlin"} == {"python", "bash", "bibtex", "js"}
+    assert set(OTHER) == {"python", "bash", "bibtex", "js", "kotlin", "swift"}
 
 
 def test_snippets_run_as_pasted(hub, tree, tmp_path):
@@ -150,6 +156,49 @@ def test_onnx_snippet_runs_without_our_code_and_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "apple\n"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """A sample as the model gets it."""
+    return load_image(ROOT / "samples" / "apple.png", load_config(ROOT)).astype("float32")
+
+
+def test_browser_snippet_answers_as_python(pixels, tmp_path):
+    """In Node.js, with the runtime of the browser."""
+    modules = ROOT / "demo" / "node_modules"
+    if shutil.which("node") is None or not (modules / "onnxruntime-web").is_dir():
+        pytest.skip("`npm ci --prefix demo` did not run")
+    (tmp_path / "node_modules").symlink_to(modules)
+    (tmp_path / "onnx").symlink_to(ROOT / "onnx")
+    given = f"const pixels = Float32Array.from({json.dumps(pixels.ravel().tolist())});\n"
+    shown = "console.log(JSON.stringify(Array.from(probabilities.data)));\n"
+    (tmp_path / "snippet.mjs").write_text(given + OTHER["js"] + shown)
+    done = subprocess.run(["node", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == pytest.approx(
+        OnnxModel(ROOT / "onnx/model.onnx").predict_on_batch(pixels[None])[0], abs=1e-5
+    )
+
+
+def test_mobile_snippets_fit_the_file(pixels):
+    """The calls of the Kotlin snippet, in Python on the same runtime, and the sizes that it and the Swift one state."""
+    runtime = pytest.importorskip("ai_edge_litert.compiled_model")
+    path, labels = ROOT / "litert" / "eanet.tflite", load_config(ROOT).id2label.values()
+    assert f'"{path.name}"' in OTHER["kotlin"] and 'forResource: "eanet", ofType: "tflite"' in OTHER["swift"]
+    model = runtime.CompiledModel.from_file(str(path))
+    inputs, outputs = model.create_input_buffers(0), model.create_output_buffers(0)
+    sizes = [[buffer.get_tensor_details() for buffer in buffers] for buffers in (inputs, outputs)]
+    side = int(re.search("FloatArray of (\\d+)×\\1×3", OTHER["kotlin"])[1])
+    count = int(re.search("FloatArray of (\\d+)$", OTHER["kotlin"], re.MULTILINE)[1])
+    assert f"{count} Float32 values" in OTHER["swift"]
+    assert sizes == [[{"dtype": "float32", "shape": [1, side, side, 3]}], [{"dtype": "float32", "shape": [1, count]}]]
+    inputs[0].write(pixels.ravel())
+    model.run_by_index(0, inputs, outputs)
+    found = outputs[0].read(count, np.float32)
+    assert found == pytest.approx(OnnxModel(ROOT / "onnx/model.onnx").predict_on_batch(pixels[None])[0], abs=1e-4)
+    with zipfile.ZipFile(path) as archive:  # `unzip -p eanet.tflite labels.txt`
+        assert archive.read("labels.txt").decode().splitlines() == list(labels) and len(labels) == count
 
 
 def test_old_client_snippet_runs_without_our_code(hub, tmp_path):
