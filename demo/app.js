@@ -88,7 +88,7 @@ function showAnswers() {
       return item;
     }),
   );
-  say(`${readable(best[0].label)}, ${percent(best[0].score)}. Computed in ${Math.max(1, Math.round(milliseconds))} ms on this device.`);
+  say(`${readable(best[0].label)}, ${percent(best[0].score)}. Computed here in ${Math.max(1, Math.round(milliseconds))} ms.`);
 }
 
 // Memory-slot maps ------------------------------------------------------------------------------------------------------
@@ -110,10 +110,7 @@ function showMaps() {
   const blocks = state.result.attention;
   $("maps").hidden = blocks.length === 0;
   if (blocks.length === 0) return;
-  if ($("block").length !== blocks.length) {
-    fill($("block"), blocks.length);
-    $("block").selectedIndex = blocks.length - 1;
-  }
+  fill($("block"), blocks.length);
   fill($("head"), chosen().attention.heads);
   const { attention, head, slot } = chosen();
   if ($("slots").children.length !== attention.slots) {
@@ -140,7 +137,7 @@ function drawOverlay(withToken = false) {
   const context = canvas.getContext("2d");
   drawMap(canvas, slotMap(attention, head, slot), attention.side, COLOUR);
   context.globalCompositeOperation = "destination-over";
-  context.fillStyle = "rgb(0 0 0 / 45%)";
+  context.fillStyle = "rgb(0 0 0 / 40%)";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.globalCompositeOperation = "source-over";
   if (!withToken) return;
@@ -168,7 +165,7 @@ function leaveToken() {
   drawOverlay();
   showShares(meanShares(attention, head));
   $("reader").textContent = "the tokens read on average";
-  $("token").textContent = `${attention.side}×${attention.side} tokens; the brighter, the more a token reads of slot ${slot + 1}.`;
+  $("token").textContent = `${attention.side}×${attention.side} tokens. Bright: reads much of slot ${slot + 1}.`;
 }
 
 /** Show what one token reads. */
@@ -181,8 +178,8 @@ function selectToken(token) {
   showShares(shares, order[0]);
   $("reader").textContent = "the token reads";
   const [row, column] = [Math.floor(token / attention.side) + 1, (token % attention.side) + 1];
-  const parts = order.slice(0, 3).map((slot) => `slot ${slot + 1} ${percent(shares[slot])}`);
-  $("token").textContent = `The token in row ${row}, column ${column} reads ${parts.join(", ")}.`;
+  const parts = order.slice(0, 3).map((slot) => `${slot + 1} (${percent(shares[slot])})`);
+  $("token").textContent = `The token in row ${row}, column ${column} reads most from slots ${parts.join(", ")}.`;
 }
 
 function tokenAt(event) {

@@ -17,7 +17,7 @@ from eanet.cli import UserError, require, temporary_folder
 from eanet.figures import PIXELS, Drawing
 
 WIDTH, RADIUS = 1200, 24  # of the window, and of the corners
-SAMPLE, TOKEN = "rocket", (0.5, 0.45)  # what is clicked, and where the pointer is over the map, in shares of its side
+SAMPLE, TOKEN = "rocket", (0.49, 0.42)  # what is clicked, and where the pointer is over the map, in shares of its side
 
 
 def demo(shipped) -> Drawing:
