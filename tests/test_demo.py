@@ -1,5 +1,6 @@
 """The page of the demo, in Node.js and in headless Chromium; after `npm ci --prefix demo`."""
 
+import base64
 import functools
 import http.server
 import json
@@ -146,17 +147,17 @@ def open_page(browser, address, **options):
 
 
 def answers(page):
-    items = page.query_selector_all("#answers li")
-    return {item.get_attribute("data-label"): float(item.get_attribute("data-score")) for item in items}
+    found = page.evaluate("Array.from(document.querySelectorAll('#answers li'), (item) => ({ ...item.dataset }))")
+    return {answer["label"]: float(answer["score"]) for answer in found}
 
 
 def drop(page, path):
     """Drop a file on the page, and wait until it is dealt with."""
-    content = list(Path(path).read_bytes())
+    content = base64.b64encode(Path(path).read_bytes()).decode()
     page.evaluate(
-        """([bytes, name]) => {
+        """([content, name]) => {
           const transfer = new DataTransfer();
-          transfer.items.add(new File([new Uint8Array(bytes)], name));
+          transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name));
           document.querySelector('#drop').dispatchEvent(new DragEvent('drop', { dataTransfer: transfer, bubbles: true }));
         }""",
         [content, Path(path).name],

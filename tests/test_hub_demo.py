@@ -97,7 +97,6 @@ def test_the_space_gets_one_commit_and_a_second_run_none(version, staged, sessio
 
 def test_the_card_of_the_next_push_links_the_space(run, tree, session, hub, tmp_path):
     record, link = run / "demo.json", f"(https://huggingface.co/spaces/{SPACE})"
-    assert session.python(PUBLISH, run, tree, "dry_run").code == 0 and not record.exists()
     done = session.python(PUBLISH, run, tree)
     assert done.code == 0 and f"wrote {record}" in done.out, done.err
     assert session.push(run).code == 0
@@ -112,8 +111,9 @@ def test_the_card_of_the_next_push_links_the_space(run, tree, session, hub, tmp_
 
 
 @pytest.mark.slow
-def test_a_private_space_is_not_linked(run, tree, session):
-    assert session.python(PUBLISH, run, tree, "private").code == 0 and not (run / "demo.json").exists()
+@pytest.mark.parametrize("flag", ["private", "dry_run"])
+def test_a_space_that_not_everybody_sees_is_not_linked(flag, run, tree, session):
+    assert session.python(PUBLISH, run, tree, flag).code == 0 and not (run / "demo.json").exists()
 
 
 def test_a_record_of_other_weights_stays_here(run, tmp_path, capsys):

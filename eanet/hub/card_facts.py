@@ -47,7 +47,7 @@ def collect_facts(
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     if dataset_name:
         results["dataset"]["name"] = with_note(dataset_name, results["dataset"]["note"])
-    figures, onnx = _figures(folder), folder / ONNX_FILE
+    figures = _figures(folder)
     return {
         "repo_id": repo_id,
         "results": results,
@@ -69,8 +69,7 @@ def collect_facts(
         "own_samples": own_samples,
         "figures": figures,
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
-        "onnx_bytes": onnx.stat().st_size if onnx.is_file() else 0,
-        "exports_here": _other_exports(folder),
+        **_exports(folder),
         "demo": (folder / "demo" / "index.html").is_file(),
         "space": recorded_space(folder / DEMO_RECORD, model),
         "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
@@ -91,11 +90,11 @@ def with_note(name: str, note: str) -> str:
     return f"{name} ({note})" if note else name
 
 
-def _other_exports(folder: Path) -> dict[str, int]:
-    """Return the sizes in bytes of the exports next to onnx/model.onnx, by name."""
+def _exports(folder: Path) -> dict:
+    """Return the size in bytes of onnx/model.onnx, 0 without it, and those of the other exports by name."""
     paths = sorted([*folder.glob("onnx/*.onnx"), *folder.glob("litert/*.tflite")])
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-    return {name: size for name, size in sizes.items() if name != ONNX_FILE}
+    return {"onnx_bytes": sizes.pop(ONNX_FILE, 0), "exports_here": sizes}
 
 
 def _figures(folder: Path) -> dict[str, dict]:

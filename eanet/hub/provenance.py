@@ -60,7 +60,7 @@ def is_repo_id(name) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return name.count("/") == 1
+    return isinstance(name, str) and name.count("/") == 1
 
 
 def figures_record(path: Path) -> dict[str, dict]:
