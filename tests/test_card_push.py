@@ -104,7 +104,7 @@ def test_a_new_run_replaces_everything_about_the_old_weights(full_hub, session, 
     # figures
     figures = {name for name in after if name.startswith("figures/") and name.endswith(".png")}
     ours = {f"figures/{name}.png" for name in ("calibration", "confusion", "curves")}
-    assert figures == {"figures/mine.png", "figures/scaling.png", *ours}  # another architecture
+    assert figures == {"figures/mine.png", "figures/scaling.png", "figures/distillation.png", *ours}  # another architecture
     assert all(after[name].content == (cifar_run() / name).read_bytes() != before[name].content for name in ours)
     assert set(re.findall(r"figures/\w+\.png", card)) <= figures
     assert after["figures/mine.png"] == before["figures/mine.png"]
