@@ -123,6 +123,14 @@ def write_table(path, count=10, group=4, name="image", first=0):
     return path
 
 
+def without_crc32(model):
+    """Return an `onnx.ModelProto` that does not say what its graph was, as a stranger would forge it."""
+    kept = [entry for entry in model.metadata_props if entry.key != "crc32"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return model
+
+
 def png_header(width, height):
     """Return the bytes of a PNG that claims this size and has few pixels."""
 

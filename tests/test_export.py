@@ -263,6 +263,22 @@ def test_a_model_without_an_export_says_how_to_make_one(plain_folder, tmp_path, 
         find_onnx("user/name")
 
 
+@pytest.mark.parametrize("part", ["weights", "labels"])
+def test_a_file_that_was_changed_after_its_export_is_one_line(part, exported, tmp_path):
+    import onnx
+
+    graph, path = onnx.load(exported), tmp_path / "m.onnx"
+    if part == "weights":
+        tensor = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        tensor.raw_data = tensor.raw_data[:-3] + bytes([tensor.raw_data[-3] ^ 1]) + tensor.raw_data[-2:]
+    else:
+        entry = next(entry for entry in graph.metadata_props if entry.key == "eanet_config")
+        entry.value = entry.value.replace("green", "white")
+    onnx.save(graph, path)
+    with pytest.raises(UserError, match=r"m\.onnx: damaged, or changed after its export"):
+        OnnxModel(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"no model", "another program's"])
 def test_a_file_that_is_not_our_export_is_one_line(content, exported, tmp_path):
     path = tmp_path / "m.onnx"

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, without_crc32
 
 from eanet.cli import UserError
 from eanet.export import LitertModel, OnnxModel, litert, onnx_limits
@@ -22,7 +22,7 @@ def add_nodes(tmp_path):
     """
 
     def add(nodes, constants):
-        model = onnx.load(ROOT / "onnx" / "model.onnx")
+        model = without_crc32(onnx.load(ROOT / "onnx" / "model.onnx"))
         graph = model.graph
         for node in graph.node:
             node.output[0] = "p" if node.output[0] == "probabilities" else node.output[0]
@@ -139,11 +139,10 @@ def test_an_image_waits_for_the_memory_of_other_threads(monkeypatch):
 
 
 def test_constants_are_computed_while_loading_only_where_they_do_not_grow(add_nodes):
-    assert (
-        check_graph(ROOT / "onnx" / "model.onnx", "image") == check_graph(ROOT / "onnx" / "model_fp16.onnx", "image") == []
-    )
+    for name in ("model.onnx", "model_fp16.onnx"):
+        assert check_graph(ROOT / "onnx" / name, "image")[0] == []
     grows = add_nodes([("Concat", ["v", "v"], ["y"], dict(axis=0)), SUM], {"v": FLOAT([0])})
-    assert check_graph(grows, "image") == ["ConstantFolding"]
+    assert check_graph(grows, "image")[0] == ["ConstantFolding"]
     assert np.allclose(OnnxModel(grows).predict_on_batch(IMAGE).sum(), 1, atol=1e-5)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from eanet.loaded_model import config_of
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
 
 FP16_FILE = "onnx/model_fp16.onnx"
+CRC32 = "crc32"  # key in the metadata
 INSTALL, INSTALL_KERAS = "`pip install onnx onnxruntime`", "`pip install tensorflow keras`"
 
 
@@ -33,7 +35,8 @@ def export_onnx(model, path, config=None, weights: str = "float32") -> None:
 
     The file takes `image`, float32 (batch, image_size, image_size, 3), 0 to 255, and returns `probabilities`, float32
     (batch, num_classes); by name also `features` and `attention_0`, …. Its metadata holds the configuration with the labels
-    as JSON (`eanet_config`) and `model_checksum` (`checksum`). It is compared with `model` before it is renamed to `path`.
+    as JSON (`eanet_config`), `model_checksum` (`checksum`) and a CRC-32 of the graph and these (`crc32`). The file
+    is compared with `model` before it is renamed to `path`.
 
     Args:
         model: Keras model from `build_eanet` or `from_pretrained_keras`.
@@ -56,9 +59,23 @@ def export_onnx(model, path, config=None, weights: str = "float32") -> None:
     onnx.checker.check_model(exported, full_check=True)
     images = check_images(config)
     with atomic_path(path) as temporary:
-        onnx.save(exported, temporary)
+        save_onnx(exported, temporary)
         found, expected = (np.asarray(each.predict_on_batch(images)) for each in (OnnxModel(temporary), model))
         check_agreement(path, found, expected, MAX_DIFFERENCE[weights])
+
+
+def save_onnx(model, path) -> None:
+    """Write an `onnx.ModelProto`, with a CRC-32 of its graph and metadata, so that damage is found."""
+    import onnx
+
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    model.metadata_props.add(key=CRC32, value=_crc32(zlib.crc32(model.graph.SerializeToString()), metadata))
+    onnx.save(model, path)
+
+
+def _crc32(graph: int, metadata: dict[str, str]) -> str:
+    text = "".join(f"{key}={metadata[key]}\n" for key in sorted(metadata) if key != CRC32)
+    return f"{zlib.crc32(text.encode(), graph):08x}"
 
 
 def _store_float16(graph) -> None:
@@ -103,7 +120,7 @@ class OnnxModel:
         onnxruntime = require("onnxruntime", "`pip install onnxruntime`")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file; `python -m eanet.export` writes it")
-        avoid = check_graph(path, INPUT)
+        avoid, crc32 = check_graph(path, INPUT)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 4  # 4: errors are raised, not printed
         options.add_session_config_entry("session.load_model_format", "ONNX")
@@ -119,7 +136,10 @@ class OnnxModel:
                 self.session = onnxruntime.InferenceSession(source, options, **provider)
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{path}: not a readable ONNX model ({explain(error)})") from None
-        self.config, self.checksum = read_metadata(path, self.session.get_modelmeta().custom_metadata_map)
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.config, self.checksum = read_metadata(path, metadata)
+        if CRC32 in metadata and metadata[CRC32] != _crc32(crc32, metadata):  # earlier versions wrote none
+            raise UserError(f"{path}: damaged, or changed after its export; export it again")
         self._path, self._tried, side = path, False, self.config.image_size
         self._one_by_one = threading.Lock()
         shapes = {value.name: value.shape[1:] for value in (*self.session.get_inputs(), *self.session.get_outputs())}

@@ -7,6 +7,7 @@ import functools
 import mmap
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ _EXTERNAL, _LOCATION = 13, 14
 _WINDOWS = ("kernel_shape", "pads", "dilations", "strides")
 
 
-def check_graph(path, image: str) -> list[str]:
+def check_graph(path, image: str) -> tuple[list[str], int]:
     """Read an ONNX file without preparing or running it, and refuse what no export has.
 
     Args:
@@ -54,7 +55,7 @@ def check_graph(path, image: str) -> list[str]:
         image: name of the graph's input.
 
     Returns:
-        Optimizations that onnxruntime must not try on it.
+        Optimizations that onnxruntime must not try on it, and the CRC-32 of its graph.
 
     Raises:
         UserError: it is no ONNX file, or has control flow, an operator that no export has, or weights in another file.
@@ -69,14 +70,14 @@ def check_graph(path, image: str) -> list[str]:
             problem = "not a readable ONNX model (empty or damaged)"
     if problem:
         raise UserError(f"{path}: {problem}")
-    return [] if reader.computes_constants(image) <= FOLDED else ["ConstantFolding"]
+    return [] if reader.computes_constants(image) <= FOLDED else ["ConstantFolding"], reader.crc32
 
 
 class _Reader:
     """Walks through a file in Protocol Buffers' format. Messages are ranges of it; problems are words, or "" for none."""
 
     def __init__(self, data):
-        self.data, self.count = data, 0
+        self.data, self.count, self.crc32 = data, 0, 0
         self.nodes: list[tuple[str, list[str], list[str]]] = []  # operator, inputs, outputs
 
     def computes_constants(self, image: str) -> set[str]:
@@ -100,6 +101,7 @@ class _Reader:
                 return _foreign("functions of its own")
             if number == _GRAPH:
                 graphs.append(value)
+                self.crc32 = zlib.crc32(self.data[value.start : value.stop], self.crc32)
         return next(filter(None, map(self._graph, graphs)), "") if graphs else "not a readable ONNX model (it has no graph)"
 
     def _graph(self, message) -> str:

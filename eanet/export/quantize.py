@@ -22,7 +22,7 @@ import numpy as np
 from eanet.cli import atomic_path, require
 from eanet.export.agreement import check_accuracy, quantization_form
 from eanet.export.metadata import check_output, export_metadata
-from eanet.export.onnx import INSTALL, OnnxModel
+from eanet.export.onnx import INSTALL, OnnxModel, save_onnx
 from eanet.export.onnx_graph import INPUT, onnx_graph
 from eanet.loaded_model import config_of
 
@@ -69,7 +69,7 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
         quantized = onnx.load(temporary)
         _shorten_names(quantized.graph)
         onnx.helper.set_model_props(quantized, export_metadata(model, config))
-        onnx.save(quantized, temporary)
+        save_onnx(quantized, temporary)
         return check_accuracy(path, OnnxModel(temporary), model, split)
 
 
