@@ -171,11 +171,12 @@ def test_the_section_on_several_cores_shows_the_parts_there_are(tmp_path):
         "times_plain": 1.0,
     }
     job = {"rounds": 5, "images_per_round": 2000, "same_answers": 1.0, "num_images": 20_000, "seconds": 100.0, "kills": 10}
-    job |= {"peak_memory_mb": 150.2, "peak_memory_mb_part": 148.0, "rows_after_kills": 20_000}
+    job |= {"peak_memory_mb": 150.2, "peak_memory_mb_part": 148.0, "rows_after_kills": 20_000, "date": "2026-01-02"}
     found = {"rows": [row], "prediction": job, "command": "c", "hardware": "h", "date": "d", "versions": {}}
     text = readme.several(found)
     assert "| plain | 1 | 2 | 210 | 1.90 | 1.00 |" in text and "Ray" not in text
     assert "peak memory is 150 MB, and 148 MB for a round" in text and "20,000 rows, one per image" in text
+    assert "`--part prediction`, 2026-01-02." in text and "on paper" not in text
 
 
 def test_generated_jpegs_differ_and_have_the_sizes(tmp_path, monkeypatch):
