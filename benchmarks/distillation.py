@@ -67,6 +67,8 @@ def main(argv=None) -> None:
     rows = [
         {"model": name, **summary(folders)} for name, folders in (("teacher", args.teacher), ("student", [args.student]))
     ]
+    if rows[0]["split"] != rows[1]["split"]:
+        raise UserError(f"measured on different images: {rows[0]['split']} and {rows[1]['split']}")
     common.report("distillation", rows)
 
 

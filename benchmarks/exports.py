@@ -26,6 +26,7 @@ from predict_speed import BATCH, SINGLES, time_predictions, time_processes
 from eanet.cli import UserError, native_stderr_silenced, positive_int, run, temporary_folder
 from eanet.data import check_data_path
 from eanet.evaluation import preset_name
+from eanet.export import find_onnx
 
 FILES = {"ONNX": "onnx", "ONNX, float16 weights": "fp16", "ONNX, 8 bits": "int8", "LiteRT": "litert",
          "LiteRT, 8 bits": "litert-int8"}  # fmt: skip
@@ -156,7 +157,7 @@ def earlier_export(folder: str, split, rounds: int) -> dict:
     Returns:
         "times_one_image" and "times_batch", how many times as fast the new file is; "same_answers"; and "parameters".
     """
-    from eanet.export import OnnxModel, export_onnx, find_onnx
+    from eanet.export import OnnxModel, export_onnx
     from modeling_eanet import from_pretrained_keras
 
     model = from_pretrained_keras(folder)
@@ -190,6 +191,8 @@ def main(argv=None) -> None:
     parser.add_argument("--earlier", metavar="FOLDER", help="a model with an ONNX file that an earlier version wrote")
     args = parser.parse_args(argv)
     check_data_path(args.data)
+    if args.earlier:
+        find_onnx(args.earlier)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; child processes inherit it
 
     from eanet.saving import model_checksum

@@ -80,9 +80,12 @@ def measured(found: dict) -> str:
 def train_speed(found: dict) -> str:
     """Return the section about training speed."""
     columns = {"model": "model", "images_per_second": "images/s", "fastest_step_ms": "fastest step, ms"}
+    columns |= {"times_the_example": EXAMPLE}
+    if any("times_small" in row for row in found["rows"]):
+        columns |= {"times_small": "× small preset"}
     parts = [
         "## Training speed",
-        table(columns | {"times_the_example": EXAMPLE, "times_small": "× small preset"}, found["rows"]),
+        table(columns, found["rows"]),
         f"Full training steps with the input pipeline, float32, batches of 128. {measured(found)}",
     ]
     if reached := found.get("time_to_43_91"):
@@ -205,12 +208,9 @@ def distillation(found: dict) -> str:
     teacher, student = found["rows"]
     columns = {"model": "model", "parameters": "parameters", "epochs": "epochs", "top1_accuracy": "top-1, %",
                "hardware": "hardware"}  # fmt: skip
-    rows = [{**row, "hardware": row["runs"][-1]["hardware"]} for row in found["rows"]]
+    rows = [{**row, "hardware": ", ".join(dict.fromkeys(run["hardware"] for run in row["runs"]))} for row in found["rows"]]
     commands = "\n".join(f"- `{run['command']}`, {run['date']}" for row in found["rows"] for run in row["runs"])
-    text = (
-        f"Top-1 accuracy on the {student['split']} images. The teacher is an earlier version of the shipped model; its "
-        f"architecture is another. {measured(found)}"
-    )
+    text = f"Top-1 accuracy on the {student['split']} images, after the commands below. {measured(found)}"
     return "\n\n".join(["## Distillation", table(columns, rows), text, commands])
 
 
@@ -389,7 +389,9 @@ def figure(name: str, folder) -> str:
     figures, name = Path(folder).parent / "figures", f"{FIGURES.get(name)}.png"
     if not (figures / name).is_file() or not (figures / "figures.json").is_file():
         return ""
-    shown = read_json(figures / "figures.json")["figures"][name]
+    shown = read_json(figures / "figures.json")["figures"].get(name)
+    if shown is None:
+        return ""
     image = f'<img src="../figures/{name}" width="{shown["width"]}" alt="{html.escape(shown["alt"])}">'
     return f"\n\n{image}\n\n*{shown['caption']}*"
 

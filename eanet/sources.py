@@ -166,7 +166,9 @@ def _parquet(source: Source, file: str):
             opened = filesystem(file)[0].open(file)
     else:
         opened = open(os.path.join(source.base, file), "rb")
-    with opened, parquet.ParquetFile(_Remote(opened, file) if is_url(file) else opened, buffer_size=2**22) as table:
+    source_file = _Remote(opened, file) if is_url(file) else opened
+    # pre_buffer would read the whole column of a row group into memory.
+    with opened, parquet.ParquetFile(source_file, buffer_size=2**22, pre_buffer=False) as table:
         yield table
 
 
@@ -230,7 +232,6 @@ class ImageReader:
 
     def __init__(self, source: Source, config):
         self.source, self.config = source, config
-        self._files = filesystem(source.place)[0] if is_url(source.place) else None
         self._file, self._resources = "", contextlib.ExitStack()
         self._rows_of_file: _Rows | None = None
 
@@ -248,7 +249,7 @@ class ImageReader:
             UserError: the storage fails, rather than one of its files.
         """
         contents = self._contents(pieces)
-        if self._files is None or self.source.column is not None:
+        if not is_url(self.source.place) or self.source.column is not None:
             yield from (_load(path, content, self.config) for path, content in contents)
             return
         with ThreadPoolExecutor(READERS) as pool:  # a request is mostly waiting
@@ -260,8 +261,8 @@ class ImageReader:
         for file, start, stop in pieces:
             if self.source.column is not None:
                 yield from self._rows(file, start, stop)
-            elif self._files is not None:
-                yield file, functools.partial(_fetch, self._files, file)
+            elif is_url(self.source.place):
+                yield file, functools.partial(_fetch, filesystem(self.source.place)[0], file)
             else:
                 yield file, os.path.join(self.source.base, file)
 
@@ -284,6 +285,9 @@ class ImageReader:
             _check_storage(file, error)
             reason = f"damaged Parquet file ({first_line(error)})"
             yield from ((f"{file}[{missing}]", UserError(reason)) for missing in range(row, stop))
+        except Exception:  # of the storage; the open file has lost its place
+            self._close()
+            raise
 
     def _close(self) -> None:
         self._rows_of_file = None
@@ -323,7 +327,7 @@ class _Rows:
                 return
             cells = next(self._batches, None)
             if cells is None:
-                raise OSError(f"has {end} of {self._starts[-1]} rows")
+                raise OSError(f"has {end} rows; row {stop - 1} was listed")
             self._row, self._cells = end, cells
 
     def _decode(self, group: int) -> Iterator:

@@ -190,6 +190,13 @@ def test_figures_are_shown_once_and_only_those_that_are_there(facts):
     assert '<img src="figures/architecture.png" width="300" alt="a &quot;b&quot; &lt;c&gt;">' in new
 
 
+def test_the_space_of_a_stranger_is_not_linked(tiny_model, tmp_path):
+    record = {"space": "me/demo", "checksum": model_checksum(tiny_model)}
+    (tmp_path / "eanet_demo.json").write_text(json.dumps(record))
+    for repo, expected in (("me/new", "me/demo"), ("someone/new", None)):
+        assert collect_facts(tmp_path, RESULTS, tiny_model, repo)["space"] == expected
+
+
 def test_the_demo_is_linked_and_shown_where_there_is_one(facts):
     assert "huggingface.co/spaces" not in card.render_card(facts)
     samples = card.card_regions({**facts, "space": "me/new_demo"})["samples"]

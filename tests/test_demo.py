@@ -194,7 +194,9 @@ def test_images_of_any_kind_get_the_answers_of_python(page, model, tmp_path):
         image.save(tmp_path / name, **options)
         drop(page, tmp_path / name)
         row = model.predict_on_batch(load_image(tmp_path / name, model.config)[None])[0]
-        for label, score in answers(page).items():
+        found = answers(page)
+        assert len(found) == 5, name
+        for label, score in found.items():
             assert score == pytest.approx(float(row[model.config.label2id[label]]), abs=5e-3), name
 
 

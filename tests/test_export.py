@@ -263,11 +263,16 @@ def test_a_model_without_an_export_says_how_to_make_one(plain_folder, tmp_path, 
         find_onnx("user/name")
 
 
-@pytest.mark.parametrize("part", ["weights", "labels"])
+@pytest.mark.parametrize("part", ["weights", "labels", "bytes of a label"])
 def test_a_file_that_was_changed_after_its_export_is_one_line(part, exported, tmp_path):
     import onnx
 
     graph, path = onnx.load(exported), tmp_path / "m.onnx"
+    if part == "bytes of a label":
+        path.write_bytes(exported.read_bytes().replace(b'"green"', b'"gr\xff\xffn"', 1))
+        with pytest.raises(UserError, match=r"m\.onnx: "):
+            OnnxModel(path)
+        return
     if part == "weights":
         tensor = max(graph.graph.initializer, key=lambda tensor: len(tensor.raw_data))
         tensor.raw_data = tensor.raw_data[:-3] + bytes([tensor.raw_data[-3] ^ 1]) + tensor.raw_data[-2:]

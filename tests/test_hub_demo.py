@@ -96,41 +96,48 @@ def test_the_space_gets_one_commit_and_a_second_run_none(version, staged, sessio
 
 
 def test_the_card_of_the_next_push_links_the_space(run, tree, session, hub, tmp_path):
-    record, link = run / "demo.json", f"(https://huggingface.co/spaces/{SPACE})"
+    record, link = run / "eanet_demo.json", f"(https://huggingface.co/spaces/{SPACE})"
     done = session.python(PUBLISH, run, tree)
     assert done.code == 0 and f"wrote {record}" in done.out, done.err
     assert session.push(run).code == 0
     files = hub.repos[REPO].head().files
-    assert files["demo.json"].content == record.read_bytes() and link in files["README.md"].content.decode()
+    assert files["eanet_demo.json"].content == record.read_bytes() and link in files["README.md"].content.decode()
     record.unlink()  # as in another copy of the run
     assert "nothing to push" in session.push(run).out
     assert (
         session.pull(tmp_path / "pulled").code == 0
-        and json.loads((tmp_path / "pulled/demo.json").read_text())["space"] == SPACE
+        and json.loads((tmp_path / "pulled/eanet_demo.json").read_text())["space"] == SPACE
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flag", ["private", "dry_run"])
 def test_a_space_that_not_everybody_sees_is_not_linked(flag, run, tree, session):
-    assert session.python(PUBLISH, run, tree, flag).code == 0 and not (run / "demo.json").exists()
+    assert session.python(PUBLISH, run, tree, flag).code == 0 and not (run / "eanet_demo.json").exists()
+
+
+def test_the_record_of_a_space_that_became_private_is_removed(tmp_path):
+    path = tmp_path / "eanet_demo.json"
+    for space, there in (("user/other", True), (SPACE, False)):
+        path.write_text(json.dumps({"space": space, "checksum": "00000000"}))
+        assert bool(demo.forget_space(tmp_path, SPACE)) is not there and path.exists() is there
 
 
 def test_a_record_of_other_weights_stays_here(run, tmp_path, capsys):
-    (run / "demo.json").write_text(json.dumps({"space": SPACE, "checksum": "00000000"}))
+    (run / "eanet_demo.json").write_text(json.dumps({"space": SPACE, "checksum": "00000000"}))
     staged = staging.stage_run(run, tmp_path / "staged", saved_model=False)
-    assert not (staged.folder / "demo.json").exists() and "demo.json is left out" in capsys.readouterr().err
+    assert not (staged.folder / "eanet_demo.json").exists() and "eanet_demo.json is left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("space", [SPACE, None, 3, "name", "a/b/c", "../b", "a/b](https://example.org", "a/b\nc", {"a": 1}])
 def test_a_strangers_record_is_read_as_a_name_or_not_at_all(space, tiny_model, tmp_path):
     for checksum in (model_checksum(tiny_model), "00000000", None, []):
-        (tmp_path / "demo.json").write_text(json.dumps({"space": space, "checksum": checksum}))
+        (tmp_path / "eanet_demo.json").write_text(json.dumps({"space": space, "checksum": checksum}))
         expected = SPACE if space == SPACE and checksum == model_checksum(tiny_model) else None
-        assert recorded_space(tmp_path / "demo.json", tiny_model) == expected
+        assert recorded_space(tmp_path / "eanet_demo.json", tiny_model) == expected
     for text in ("", "[1]", '{"checksum": 1}'):
-        (tmp_path / "demo.json").write_text(text)
-        assert recorded_space(tmp_path / "demo.json", tiny_model) is None
+        (tmp_path / "eanet_demo.json").write_text(text)
+        assert recorded_space(tmp_path / "eanet_demo.json", tiny_model) is None
 
 
 @pytest.mark.slow

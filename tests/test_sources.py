@@ -100,6 +100,31 @@ def test_a_failing_bucket_stops_the_job(tmp_path, monkeypatch, error):
             list(ImageReader(Source("memory:///failing", "/", column), None).read([(url, 0, 1)]))
 
 
+def test_a_worker_reads_on_after_the_storage_failed(tmp_path, config, monkeypatch):
+    file = str(write_table(tmp_path / "t.parquet", 10, 10))
+    reader = ImageReader(list_source(file), config)
+    decode, calls = parquet.ParquetFile.iter_batches, []
+
+    def fail_once(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise UserError("token expired")
+        return decode(*args)
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fail_once)
+    with pytest.raises(UserError, match="token expired"):
+        list(reader.read([(file, 0, 5)]))
+    found = list(reader.read([(file, 5, 10)]))
+    assert [isinstance(image, np.ndarray) for _, image in found] == [True] * 5
+
+
+def test_rows_that_are_no_longer_there_are_errors(tmp_path, config):
+    file = str(write_table(tmp_path / "t.parquet", 10, 4))
+    found = list(ImageReader(list_source(file), config).read([(file, 8, 12)]))
+    assert [isinstance(image, str) for _, image in found] == [False, False, True, True]
+    assert "has 10 rows; row 11 was listed" in found[-1][1]
+
+
 def test_a_failing_disk_stops_the_job(monkeypatch):
     monkeypatch.setattr(sources, "load_image", Mock(side_effect=OSError(errno.EIO, "Input/output error")))
     with pytest.raises(UserError, match="^/x.png: cannot be read"):

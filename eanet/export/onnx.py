@@ -35,7 +35,7 @@ def export_onnx(model, path, config=None, weights: str = "float32") -> None:
 
     The file takes `image`, float32 (batch, image_size, image_size, 3), 0 to 255, and returns `probabilities`, float32
     (batch, num_classes); by name also `features` and `attention_0`, …. Its metadata holds the configuration with the labels
-    as JSON (`eanet_config`), `model_checksum` (`checksum`) and a CRC-32 of the graph and these (`crc32`). The file
+    as JSON (`eanet_config`), `model_checksum` (`checksum`) and a CRC-32 of these and the graph (`crc32`). The file
     is compared with `model` before it is renamed to `path`.
 
     Args:
@@ -74,7 +74,7 @@ def save_onnx(model, path) -> None:
 
 
 def _crc32(graph: int, metadata: dict[str, str]) -> str:
-    text = "".join(f"{key}={metadata[key]}\n" for key in sorted(metadata) if key != CRC32)
+    text = "".join(f"{key}={metadata.get(key)}\n" for key in ("checksum", "eanet_config"))
     return f"{zlib.crc32(text.encode(), graph):08x}"
 
 
@@ -134,12 +134,13 @@ class OnnxModel:
             }  # falling back prints
             with time_limit(MAX_SECONDS, lambda: options.set_load_cancellation_flag(True)):
                 self.session = onnxruntime.InferenceSession(source, options, **provider)
+            metadata = self.session.get_modelmeta().custom_metadata_map
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(f"{path}: not a readable ONNX model ({explain(error)})") from None
-        metadata = self.session.get_modelmeta().custom_metadata_map
         self.config, self.checksum = read_metadata(path, metadata)
         if CRC32 in metadata and metadata[CRC32] != _crc32(crc32, metadata):  # earlier versions wrote none
-            raise UserError(f"{path}: damaged, or changed after its export; export it again")
+            what = f"export it again, or remove {CRC32} from its metadata"
+            raise UserError(f"{path}: damaged, or changed after its export; {what}")
         self._path, self._tried, side = path, False, self.config.image_size
         self._one_by_one = threading.Lock()
         shapes = {value.name: value.shape[1:] for value in (*self.session.get_inputs(), *self.session.get_outputs())}

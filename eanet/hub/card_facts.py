@@ -71,7 +71,7 @@ def collect_facts(
         "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
         **_exports(folder),
         "demo": (folder / "demo" / "index.html").is_file(),
-        "space": recorded_space(folder / DEMO_RECORD, model),
+        "space": _own_space(folder, model, repo_id),
         "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
         "evaluation": _measured(folder, "evaluation", model) or _report(folder, model),
         "exports": _measured(folder, "exports", model),
@@ -95,6 +95,12 @@ def _exports(folder: Path) -> dict:
     paths = sorted([*folder.glob("onnx/*.onnx"), *folder.glob("litert/*.tflite")])
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
     return {"onnx_bytes": sizes.pop(ONNX_FILE, 0), "exports_here": sizes}
+
+
+def _own_space(folder: Path, model, repo_id: str) -> str | None:
+    """Return the Space recorded in the folder, unless somebody else's: its record may have come with a stranger's weights."""
+    space = recorded_space(folder / DEMO_RECORD, model)
+    return space if space and space.split("/")[0] == repo_id.split("/")[0] else None
 
 
 def _figures(folder: Path) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from eanet.cli import UserError, first_line, temporary_folder, write_json, write_text
+from eanet.cli import UserError, first_line, read_json, temporary_folder, write_json, write_text
 from eanet.hub.card import repository_of
 from eanet.hub.card_facts import sample_label
 from eanet.hub.download import matches
@@ -37,7 +38,7 @@ def push_demo(
     dry_run: bool = False,
     tree: Path = TREE,
 ) -> str:
-    """Publish the demo of a run as a static Space, in one commit, and record it in the run's demo.json for the card.
+    """Publish the demo of a run as a static Space, in one commit, and record it in the run's eanet_demo.json for the card.
 
     Args:
         run: folder of a finished run, or the repository itself.
@@ -77,8 +78,8 @@ def push_demo(
         checksum = stage_demo(run, folder, model_repo or _repository(run), title or space.split("/")[1], tree)
         api = None if alone else HfApi(library_name="eanet")
         said, public = with_retries(lambda: attempt(api, folder, run, space, private, dry_run), space)
-    if public and not dry_run:
-        said += _record(run, space, checksum)
+    if not dry_run:
+        said += _record(run, space, checksum) if public else forget_space(run, space)
     return without_token(said)
 
 
@@ -206,6 +207,16 @@ def _record(run: Path, space: str, checksum: str) -> str:
     except OSError as error:  # the demo is published all the same
         return f"\nthe card will not link it: {run / DEMO_RECORD}: {first_line(error)}"
     return f"\nwrote {run / DEMO_RECORD}: the card of the next push links it"
+
+
+def forget_space(run: Path, space: str) -> str:
+    """Remove a run's record of a Space that not everybody can see; return a line that says so, or ""."""
+    path = run / DEMO_RECORD
+    with contextlib.suppress(UserError, OSError, KeyError, TypeError):
+        if path.is_file() and read_json(path)["space"] == space:
+            path.unlink()
+            return f"\nremoved {path}: the Space is private"
+    return ""
 
 
 def _head(api, space: str) -> tuple[str, bool]:

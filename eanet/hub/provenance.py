@@ -17,7 +17,7 @@ from eanet.saving import checksum_matches
 
 REPORT = ("report.json", "report.md")
 FIGURES_RECORD = "figures/figures.json"
-DEMO_RECORD = "demo.json"  # the Space that shows the weights in a browser
+DEMO_RECORD = "eanet_demo.json"  # the Space that shows the weights in a browser
 UNRECORDED = f"{FIGURES_RECORD} has no entry saying which weights it shows"
 # Figures that this repository draws; those of earlier versions have no record. True: it depends on the weights.
 OUR_FIGURES = {"attention": True, "slots": True, "calibration": True, "confusion": True, "curves": True, "samples": True,
@@ -44,7 +44,7 @@ def export_matches(path: Path, model) -> bool:
 
 
 def recorded_space(path: Path, model) -> str | None:
-    """Return the "user/name" of the Space that a `demo.json` names; None if it is not one with the weights of `model`."""
+    """Return the "user/name" of the Space in an `eanet_demo.json`; None if it does not show the weights of `model`."""
     with contextlib.suppress(UserError, TypeError):  # a person's file, or a stranger's
         record = read_record(path, DEMO_RECORD, "")
         if checksum_matches(model, record["checksum"]) and is_repo_id(record["space"]):
