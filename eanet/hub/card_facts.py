@@ -98,7 +98,7 @@ def _exports(folder: Path) -> dict:
 
 
 def _own_space(folder: Path, model, repo_id: str) -> str | None:
-    """Return the Space recorded in the folder, unless somebody else's: its record may have come with a stranger's weights."""
+    """Return the recorded Space, unless it is somebody else's: the record may have come with a stranger's weights."""
     space = recorded_space(folder / DEMO_RECORD, model)
     return space if space and space.split("/")[0] == repo_id.split("/")[0] else None
 
