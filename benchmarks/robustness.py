@@ -1,6 +1,6 @@
 """Try more than 10,000 hostile and damaged inputs, of every kind in tests/fuzz, and write robustness.json and robustness.md.
 
-    python benchmarks/robustness.py                    about seven minutes
+    python benchmarks/robustness.py                    about six minutes
     python benchmarks/robustness.py --families images cards --scale 0.1
     python benchmarks/robustness.py --hub              only the faults of the Hub, about half an hour; the rest stays
 
