@@ -64,9 +64,9 @@ def parse_args(argv=None):
 
 
 def _repo_id(text: str) -> str:
-    from eanet.hub.provenance import is_repo_id
+    from eanet.hub.provenance import is_hub_id
 
-    if not is_repo_id(text):
+    if not is_hub_id(text):
         raise argparse.ArgumentTypeError("must be USER/NAME, of letters, digits, '-', '_' and '.'")
     return text
 

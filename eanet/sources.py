@@ -258,11 +258,12 @@ class ImageReader:
 
     def _contents(self, pieces: list[Piece]) -> Iterator[tuple[str, Any]]:
         """Yield each image's path, and a local path, an open file, a function that returns one, or why there is none."""
+        files = filesystem(self.source.place)[0] if is_url(self.source.place) else None
         for file, start, stop in pieces:
             if self.source.column is not None:
                 yield from self._rows(file, start, stop)
-            elif is_url(self.source.place):
-                yield file, functools.partial(_fetch, filesystem(self.source.place)[0], file)
+            elif files is not None:
+                yield file, functools.partial(_fetch, files, file)
             else:
                 yield file, os.path.join(self.source.base, file)
 

@@ -47,12 +47,12 @@ def recorded_space(path: Path, model) -> str | None:
     """Return the "user/name" of the Space in an `eanet_demo.json`; None if it does not show the weights of `model`."""
     with contextlib.suppress(UserError, TypeError):  # a person's file, or a stranger's
         record = read_record(path, DEMO_RECORD, "")
-        if checksum_matches(model, record["checksum"]) and is_repo_id(record["space"]):
+        if checksum_matches(model, record["checksum"]) and is_hub_id(record["space"]):
             return record["space"]
     return None
 
 
-def is_repo_id(name) -> bool:
+def is_hub_id(name) -> bool:
     """Return whether `name` can be that of a repository on the Hub, "user/name"."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
