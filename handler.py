@@ -19,7 +19,7 @@ import numpy as np
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
-from eanet.cli import quiet_tensorflow  # noqa: E402
+from eanet.cli import prepare_tensorflow  # noqa: E402
 from eanet.images import decoding_work, load_image  # noqa: E402
 from eanet.predict import check_count, classify  # noqa: E402
 from eanet.saving import warn_if_foreign  # noqa: E402
@@ -43,7 +43,7 @@ class EndpointHandler:
 
     def __init__(self, path: str = ""):
         """Load the model and trace its graph for one image, so that the first request need not wait for it."""
-        quiet_tensorflow()
+        prepare_tensorflow()
         self.model = from_pretrained_keras(path or HERE)
         warn_if_foreign(self.model, path or HERE)
         classify(self.model, np.zeros((1, *self.model.input.shape[1:]), np.uint8))

@@ -193,11 +193,12 @@ PRESETS = {
     "keras-io": dict(  # the Keras example's, without the biases that cancel: those of queries, keys and patch projection
         tokenizer="patch", position_embedding=True, embed_dims=(64,), depths=(8,), num_heads=(16,), slots=(16,),
         head_dims=(16,), shared_memory=True, mlp_ratio=1.0, depthwise_kernel=0, norm="layer", norm_epsilon=1e-5,
-        final_norm=False, activation="gelu_tanh", attention_dropout=0.2, projection_dropout=0.2, mlp_dropout=0.2,
-    ),
+        final_norm=False, activation="gelu_tanh", attention_dropout=0.2, projection_dropout=0.2, mlp_dropout=0.2),
     "small": dict(),  # the defaults of EANetConfig: two scales, 386,004 parameters
     "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
                     head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
+    "base": dict(patch_size=1, embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14),
+                 head_dims=(4, 8, 14), redundant_bias=False),  # its teacher, in models/base, 1,509,436 parameters
 }  # fmt: skip
 NORMS, ACTIVATIONS = ("layer", "batch", "none"), ("relu", "silu", "gelu", "gelu_tanh")
 RESIZES, INTERPOLATIONS = ("squash", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos", "box")
@@ -266,10 +267,9 @@ def build_eanet(config: EANetConfig):
         A `keras.Model` with `config` attached as `model.config`. In: (batch, image_size, image_size, 3), uint8 or float,
         0-255. Out: (batch, num_classes), float32 probabilities.
     """
-    scale = [1.0 / s for s in config.pixel_std]
     offset = [-m / s for m, s in zip(config.pixel_mean, config.pixel_std, strict=True)]
     inputs = keras.Input((config.image_size, config.image_size, 3), name="image")
-    x = layers.Rescaling(scale, offset, name="normalize")(inputs)
+    x = layers.Rescaling([1.0 / s for s in config.pixel_std], offset, name="normalize")(inputs)
     x = _patch_tokens(x, config) if config.tokenizer == "patch" else _conv_tokens(x, config)
 
     block, last_block = 0, max(1, sum(config.depths) - 1)

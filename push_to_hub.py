@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # in the Hub's cache this file is a link into blobs/
 
-from eanet.cli import quiet_tensorflow, run  # noqa: E402
+from eanet.cli import prepare_tensorflow, run  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -74,7 +74,7 @@ def _repo_id(text: str) -> str:
 def main(argv=None) -> None:
     """Parse the arguments and call the library."""
     options = vars(parse_args(argv))
-    quiet_tensorflow()
+    prepare_tensorflow()
     command = options.pop("command")
     if command == "push":
         from eanet.hub.upload import push as function

@@ -25,7 +25,7 @@ import sys
 # In the Hub's cache this file is a link into blobs/; its own folder has the code.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from eanet.cli import check_backend, quiet_tensorflow, run  # noqa: E402
+from eanet.cli import check_backend, prepare_tensorflow, run  # noqa: E402
 from eanet.data.policy import POLICIES  # noqa: E402
 from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
@@ -160,7 +160,7 @@ def main(argv=None) -> int:
         dataset = load_dataset(args.data, EANetConfig.preset("small"), **columns, strict=args.strict, need_train=False)
         print(json.dumps(inspect(dataset)))
         return 0
-    quiet_tensorflow()
+    prepare_tensorflow()
     if not args.export:
         check_backend()
     if args.export:

@@ -16,12 +16,12 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import readme
 
-from eanet.cli import UserError, quiet_tensorflow, write_json
+from eanet.cli import UserError, prepare_tensorflow, write_json
 
 HERE = Path(os.path.abspath(__file__)).parent
 ROOT = HERE.parent
 PACKAGES = ("keras", "tensorflow", "jax", "onnxruntime")  # whose versions are recorded
-quiet_tensorflow()
+prepare_tensorflow()
 
 
 def interleave(contenders: dict, rounds: int) -> dict[str, list[float]]:

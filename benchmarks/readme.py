@@ -36,6 +36,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
 | `python benchmarks/ablation.py --data DATA` | what each choice of the architecture is worth |
 | `python benchmarks/distillation.py STUDENT TEACHER ...` | epochs of a distilled run and of its teacher |
+| `python benchmarks/reproduction.py --data DATA` | whether the same command gives the same weights |
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
 | `python benchmarks/reading.py` | what three loaders read of people's folders, tables and archives |
 | `python benchmarks/fine_tuning.py` | training on a few hundred images of one's own, with default settings |
@@ -236,6 +237,16 @@ def ablation(found: dict) -> str:
     return "\n\n".join(["## Ablation", table(columns, rows), caption])
 
 
+def reproduction(found: dict) -> str:
+    """Return the section about the same command run twice."""
+    columns = {"run": "run", "top1_accuracy": "top-1, %", "loss": "cross-entropy", "checksum": "checksum of the weights",
+               "minutes": "minutes"}  # fmt: skip
+    rows = [{**row, "loss": f"{row['loss']:.6f}", "minutes": f"{row['seconds'] / 60:.0f}"} for row in found["rows"]]
+    verdict = "The weights are the same, bit for bit." if found["same"] else "The weights differ."
+    caption = f"`{found['train']}`, {found['split']}. {verdict} {measured(found)}"
+    return "\n\n".join(["## Reproduction", table(columns, rows), caption])
+
+
 def evaluation(found: dict) -> str:
     """Return the section about superclasses, confusions and calibration."""
     columns = {"superclass": "superclass", "num_images": "images", "top1_accuracy": "top-1, %"}
@@ -430,6 +441,7 @@ SECTIONS = {
     "exports": exports,
     "attention_scaling": scaling,
     "ablation": ablation,
+    "reproduction": reproduction,
     "distillation": distillation,
     "evaluation": evaluation,
     "reading": reading,

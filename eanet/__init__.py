@@ -24,6 +24,6 @@ def __getattr__(name):
     """Import public names when they are first used, so that `import eanet` stays fast; TensorFlow then starts quietly."""
     for module, names in _HOME.items():
         if name in names:
-            importlib.import_module("eanet.cli").quiet_tensorflow()
+            importlib.import_module("eanet.cli").prepare_tensorflow()
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

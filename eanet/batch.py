@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, check_backend, printable, quiet_tensorflow, uninterrupted
+from eanet.cli import UserError, check_backend, prepare_tensorflow, printable, uninterrupted
 from eanet.image_files import NO_IMAGES, STDIN, StorageError, can_be_read_again, check_storage, find_images
 from eanet.images import load_image
 from eanet.machine import available_cores
@@ -259,7 +259,7 @@ def load_model(name: str, runtime: str | None = None, threads: int = 0):
         return _compared(OnnxModel(find_onnx(name), threads), name)
     from modeling_eanet import from_pretrained_keras
 
-    quiet_tensorflow()
+    prepare_tensorflow()
     check_backend()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras warns a dozen times if the weights do not fit; the error says it in one line

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import signal
@@ -280,12 +281,18 @@ def check_backend() -> None:
         raise UserError(f"{name} is not installed; `pip install {name}`, or set KERAS_BACKEND to another backend of Keras")
 
 
-def quiet_tensorflow() -> None:
-    """Silence TensorFlow's log, including what its C++ code prints while it is imported.
+def prepare_tensorflow() -> None:
+    """Set the environment in which TensorFlow is imported: with oneDNN, and without its log, even what its C++ code prints.
 
-    Does nothing if it is imported already, or if TF_CPP_MIN_LOG_LEVEL asks for its messages (0 or 1).
+    By itself it uses oneDNN only on processors with AVX-512 VNNI or later. On others a training step takes up to 1.8 times
+    as long without it. TF_ENABLE_ONEDNN_OPTS=0, or TF_CPP_MIN_LOG_LEVEL=0 or 1, asks for the opposite. Does nothing if
+    TensorFlow is imported already.
     """
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
+    if "tensorflow" in sys.modules:
+        return
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for name in ("tensorflow", "matplotlib"):  # Keras imports matplotlib, which complains about a read-only home

@@ -10,6 +10,7 @@ import numpy as np
 from eanet.cli import UserError, first_line, read_json
 from eanet.folding import deployment_form
 from eanet.loaded_model import load_config
+from eanet.saving import dtype_policy
 from modeling_eanet import CONFIG_FILE, EANetConfig, from_pretrained_keras
 
 SMALLEST = 1e-7  # of a probability before its logarithm, as in Keras' cross-entropy
@@ -45,22 +46,26 @@ def check_teacher(folder, name, config: EANetConfig) -> None:
         raise UserError(f"teacher {name}: is for images of {size} pixels; the student's have {config.image_size}")
 
 
-def load_teacher(folder, name, config: EANetConfig):
+def load_teacher(folder, name, config: EANetConfig, precision: str = "float32"):
     """Load a teacher that `check_teacher` has passed.
 
     Args:
         folder: its model folder.
         name: what messages call it.
         config: the student's.
+        precision: of an EANet, as for the student: one of `eanet.train_config.PRECISIONS`. Others keep their own.
 
     Returns:
-        A `keras.Model` in float32: images (batch, image_size, image_size, 3), 0-255, to probabilities (batch, num_classes).
+        A `keras.Model`: images (batch, image_size, image_size, 3), 0-255, to probabilities (batch, num_classes).
 
     Raises:
         UserError: it cannot be loaded, or does not map images to probabilities.
     """
     if _settings(folder).get("model_type") == "eanet":
-        return deployment_form(from_pretrained_keras(folder))
+        from eanet.fused_layers import with_fused_layers
+
+        with dtype_policy(precision):
+            return with_fused_layers(deployment_form(from_pretrained_keras(folder)))
     import keras
 
     size = config.image_size

@@ -328,7 +328,7 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
     log = TensorBoardLog(config.output / "logs", history) if processes.is_main else None
     end = config.stop_after or config.epochs
     if run.teacher and start_epoch < end:
-        teacher = load_teacher(run.teacher, config.teacher, model.config)
+        teacher = load_teacher(run.teacher, config.teacher, model.config, config.precision)
         _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
     runner = None if processes.distributed else _epoch_runner(model, batches, teacher)
     for epoch in range(start_epoch, end):

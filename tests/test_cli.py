@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, only_line
 
 from eanet import cli
-from eanet.cli import UserError
+from eanet.cli import UserError, prepare_tensorflow
 
 # --------------------------------------------------------------------------------------------------------------- run
 
@@ -170,6 +170,17 @@ eanet.build_eanet
 print(any(type(f).__name__ == "_QuietImport" for f in sys.meta_path), os.environ.get("TF_CPP_MIN_LOG_LEVEL"))
 """
     assert run_python(code, level) == (0, f"{quiet} {level}\n", "")
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_tensorflow_gets_onednn_unless_it_is_turned_off(given, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for name, value in (("TF_ENABLE_ONEDNN_OPTS", given), ("TF_CPP_MIN_LOG_LEVEL", "0")):
+        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+    prepare_tensorflow()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == (given or "1")
 
 
 def run_python(code, level=None):

@@ -211,7 +211,7 @@ def test_parameter_counts():
     count = {name: build_eanet(EANetConfig.preset(name)).count_params() for name in PRESETS}
     # The example has 361,380. Dead: 8 x (256 query + 16 key) biases, and the 64 of the patch projection.
     assert count["keras-io"] == 361_380 - 8 * (256 + 16) - 64
-    assert count["small"] == 386_004
+    assert (count["small"], count["pyramid"], count["base"]) == (386_004, 393_580, 1_509_436)
 
 
 # ------------------------------------------------------------------------------------------------------- the graph

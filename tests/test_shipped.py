@@ -80,6 +80,19 @@ def test_hold_out_accuracy_is_called_hold_out():
     assert "| hold-out, 5,000 images | **" in region("results") and "used for selection" in region("summary")
 
 
+def test_the_larger_model_is_complete_and_more_accurate():
+    folder = ROOT / "models" / "base"
+    larger, results = from_pretrained_keras(folder), json.loads((folder / "eval_results.json").read_text())
+    assert larger.config == EANetConfig.preset("base") and checksum_matches(larger, results["model"]["checksum"])
+    assert larger.count_params() <= 1_600_000 and results["dataset"] == RESULTS["dataset"]
+    assert results["accuracy"] > max(0.78, RESULTS["accuracy"])
+    assert "| `models/base`, a larger one to use or to learn from | 1.51M |" in region("results")
+    assert f"| {100 * results['accuracy']:.2f}% |" in region("results")
+    answers = classify(larger, SAMPLES)
+    right = sum(first["label"] == label_of(path) for path, (first, *_) in zip(SAMPLES, answers, strict=True))
+    assert right >= 0.8 * len(SAMPLES)
+
+
 def test_history_and_logs_are_those_of_the_run():
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -30,9 +30,9 @@ class Shipped:
     @functools.cached_property
     def model(self):
         """The Keras model."""
-        from eanet.cli import quiet_tensorflow
+        from eanet.cli import prepare_tensorflow
 
-        quiet_tensorflow()
+        prepare_tensorflow()
         from eanet import from_pretrained_keras
 
         return from_pretrained_keras(self.root)

@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-from eanet.cli import UserError, check_backend, quiet_tensorflow, require, run
+from eanet.cli import UserError, check_backend, prepare_tensorflow, require, run
 from eanet.export.formats import DATA_FORMATS, FORMATS, INSTALL_KERAS, export_all
 from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
@@ -69,7 +69,7 @@ def main(argv=None) -> None:
 
 
 def _export(args, formats: tuple[str, ...]) -> list[str]:
-    quiet_tensorflow()
+    prepare_tensorflow()
     check_backend()
     require("keras", INSTALL_KERAS)
     return export_all(from_pretrained_keras(args.model), args.model, formats, output=args.output, data=args.data)

@@ -15,6 +15,9 @@ from eanet.hub.provenance import DEMO_RECORD, FIGURES_RECORD, OUR_FIGURES, REPOR
 from eanet.hub.records import read_record
 from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
+from modeling_eanet import from_pretrained_keras
+
+LARGER = "models/base"  # the teacher of the shipped model
 
 
 def collect_facts(
@@ -59,6 +62,7 @@ def collect_facts(
         "interpolation": config.interpolation,
         "resize": config.resize,
         "macs": count_macs(model),
+        "larger": _larger_model(folder / LARGER),
         "architecture": _architecture(config),
         "epochs": epochs,
         "runs": runs,
@@ -77,6 +81,18 @@ def collect_facts(
         "exports": _measured(folder, "exports", model),
         "benchmarks_readme": (folder / "benchmarks" / "README.md").is_file(),
     }
+
+
+def _larger_model(folder: Path) -> dict | None:
+    """Return what the table of results shows of another model in the repository, or None without one and its results."""
+    if not (folder / RESULTS_FILE).is_file():
+        return None
+    name = f"{LARGER}/{RESULTS_FILE}"
+    model, results = from_pretrained_keras(folder), read_record(folder / RESULTS_FILE, name, "measure the model again")
+    if not checksum_matches(model, results["model"]["checksum"]):
+        return None
+    epochs = sum(run["epochs"] for run in training_runs(results["training"]))
+    return {**results, "name": LARGER, "macs": count_macs(model), "epochs": epochs}
 
 
 def _check_finite(results: dict) -> None:

@@ -1,0 +1,56 @@
+"""Train the short version of the flagship's recipe twice, and compare the results to the last digit.
+
+    python benchmarks/reproduction.py --data cifar-100-dev.tar.gz          about an hour and a half on two CPU cores
+
+Each run is one of train.py in runs/reproduction/; if stopped, the same command resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import common
+
+from eanet.cli import positive_int, read_json, run
+from eanet.data import check_data_path
+
+EPOCHS, RUNS = 10, 2
+RECIPE = ["--preset", "pyramid", "--batch-size", 256, "--augment", "trivial", "--teacher", "models/base", "--seed", 0]
+
+
+def main(argv=None) -> None:
+    """Parse the arguments, train the runs and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
+    parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"of a run (default: {EPOCHS})")
+    parser.add_argument("--runs", type=positive_int, default=RUNS, metavar="N", help=f"default: {RUNS}")
+    args = parser.parse_args(argv)
+    check_data_path(args.data)
+    rows = []
+    for number in range(1, args.runs + 1):
+        folder = Path("runs", "reproduction", f"{args.epochs}-{number}")
+        options = ["--data", Path(args.data).resolve(), "--epochs", args.epochs, *RECIPE, "--output", folder]
+        common.run_python("train.py", *options)
+        results = read_json(common.ROOT / folder / "eval_results.json")
+        training = results["training"]
+        rows.append(
+            {
+                "run": number,
+                "top1_accuracy": results["accuracy"],
+                "loss": results["loss"],
+                "checksum": results["model"]["checksum"],
+                "seconds": training["wall_time_s"],
+                "trained": training["date"],
+            }
+        )
+    facts = {"train": training["command"].partition(" --output")[0], "split": results["dataset"]["note"]}
+    common.report("reproduction", rows, same=len({row["checksum"] for row in rows}) == 1, **facts)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
