@@ -4,7 +4,7 @@
     python train.py --data my_images --epochs 30        class folders, a table of labels, an archive, a Hub data set ...
     python train.py --data my_images --inspect          what is read of it, and what is left out
     python train.py                                     again: resumes where the last one was stopped
-    python train.py --teacher .                         learn from another model of the same classes too
+    python train.py --teacher models/base               learn from another model of the same classes too
     KERAS_BACKEND=jax python train.py --distribute       on all devices; of several machines too, see examples/README.md
     python train.py --evaluate-only --model . --data cifar-100-python.tar.gz
     python train.py --export runs/small                 add the SavedModel to a run trained without TensorFlow

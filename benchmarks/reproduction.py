@@ -28,11 +28,10 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"of a run (default: {EPOCHS})")
-    parser.add_argument("--runs", type=positive_int, default=RUNS, metavar="N", help=f"default: {RUNS}")
     args = parser.parse_args(argv)
     check_data_path(args.data)
     rows = []
-    for number in range(1, args.runs + 1):
+    for number in range(1, RUNS + 1):
         folder = Path("runs", "reproduction", f"{args.epochs}-{number}")
         options = ["--data", Path(args.data).resolve(), "--epochs", args.epochs, *RECIPE, "--output", folder]
         common.run_python("train.py", *options)

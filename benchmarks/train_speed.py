@@ -54,7 +54,7 @@ def contenders() -> dict:
     def preset(name, teacher=None):
         config = TrainConfig(preset=name, epochs=50, batch_size=BATCH).resolved(None)
         config = dataclasses.replace(config, teacher="teacher" if teacher else None)
-        teacher = deployment_form(build_eanet(teacher)) if teacher else None
+        teacher = with_fused_layers(deployment_form(build_eanet(teacher))) if teacher else None
         model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
         batches = Batches(Split(x, y, "train"), 100, BATCH, config.seed)
         compile_model(model, config, len(batches))

@@ -21,7 +21,7 @@ __all__ = [name for names in _HOME.values() for name in names]  # noqa: PLE0604
 
 
 def __getattr__(name):
-    """Import public names when they are first used, so that `import eanet` stays fast; TensorFlow then starts quietly."""
+    """Import public names when they are first used, so that `import eanet` stays fast; TensorFlow is prepared then."""
     for module, names in _HOME.items():
         if name in names:
             importlib.import_module("eanet.cli").prepare_tensorflow()

@@ -1,4 +1,4 @@
-"""What every program shares: errors on one line, atomic writes and a quiet TensorFlow import."""
+"""What every program shares: errors on one line, atomic writes, and how TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -282,11 +282,11 @@ def check_backend() -> None:
 
 
 def prepare_tensorflow() -> None:
-    """Set the environment in which TensorFlow is imported: with oneDNN, and without its log, even what its C++ code prints.
+    """Prepare the import of TensorFlow: with oneDNN's kernels, and without its log, even what its C++ code prints.
 
-    By itself it uses oneDNN only on processors with AVX-512 VNNI or later. On others a training step takes up to 1.8 times
-    as long without it. TF_ENABLE_ONEDNN_OPTS=0, or TF_CPP_MIN_LOG_LEVEL=0 or 1, asks for the opposite. Does nothing if
-    TensorFlow is imported already.
+    TensorFlow turns oneDNN on by default only with AVX-512 VNNI or later; on other x86 processors training steps take up to
+    1.8 times as long without. TF_ENABLE_ONEDNN_OPTS=0 keeps it off, TF_CPP_MIN_LOG_LEVEL=0 or 1 keeps the log. Does nothing
+    if TensorFlow is imported already.
     """
     if "tensorflow" in sys.modules:
         return

@@ -212,8 +212,11 @@ def training_runs(training: dict) -> list[dict]:
 
 
 def lineage(record: dict | None) -> list[dict]:
-    """Return the runs that a model learned from: `training_runs` with all their teachers' runs, oldest first."""
-    return [run for each in training_runs(record or {}) for run in (*lineage(each.get("teacher_run")), each)]
+    """Return the runs that a model learned from: `training_runs` with all their teachers' runs, each once, oldest first."""
+    found: list[dict] = []
+    for each in training_runs(record or {}):
+        found += [run for run in (*lineage(each.get("teacher_run")), each) if run not in found]
+    return found
 
 
 def weights_checksum(folder) -> str:

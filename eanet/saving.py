@@ -107,7 +107,7 @@ def can_write_saved_model() -> bool:
 
 @contextlib.contextmanager
 def dtype_policy(name: str):
-    """Build layers with the Keras dtype policy `name` ("float32" or "mixed_bfloat16") inside the `with` block."""
+    """Build layers with the Keras dtype policy `name`, one of `eanet.train_config.PRECISIONS`, inside the `with` block."""
     import keras
 
     before = keras.config.dtype_policy()

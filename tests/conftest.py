@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as the programs do
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `prepare_tensorflow` does on x86
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the public Hub for anything
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiles in half the time
 

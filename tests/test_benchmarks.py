@@ -30,6 +30,7 @@ import peers
 import predict_speed
 import reading
 import readme
+import reproduction
 import robustness
 import scaling
 import scaling_prediction
@@ -42,7 +43,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
 PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, large_sets, predict_speed, reading, readme]
-PROGRAMS += [distillation, endpoint, robustness, scaling, train_speed]
+PROGRAMS += [distillation, endpoint, reproduction, robustness, scaling, train_speed]
 
 
 def results(name):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, tiny_config
+from test_lineage import FIRST, RECIPE, TRAINING, TUNED, publish
 
 from eanet.cli import UserError
 from eanet.hub import card, card_facts, front_matter
@@ -15,7 +16,6 @@ from eanet.hub.card_facts import collect_facts
 from eanet.hub.lineage import split_lineage
 from eanet.hub.records import read_record
 from eanet.report import describe_predictions
-from eanet.run_dir import training_runs
 from eanet.saving import model_checksum
 from modeling_eanet import build_eanet
 
@@ -29,10 +29,6 @@ RESULTS = {
     "training": None,
     "versions": {"backend": "jax"},
 }
-RECIPE = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
-RECIPE |= dict(precision="float32", ema=0.9975)
-TRAINING = dict(command="python train.py", seed=7, epochs=1, num_images=1, wall_time_s=4.2, hardware="a laptop")
-TRAINING |= dict(date="2026-01-31", init_from="runs/base", final_loss=1.0, recipe=RECIPE)
 HEAD = "---\n---\n"
 
 
@@ -323,39 +319,8 @@ def test_the_training_is_told_with_every_setting(training_facts):
                 card.render_card(training_facts({**TRAINING, key: damaged}))
 
 
-FIRST = {**TRAINING, "command": "python train.py --epochs 3", "init_from": None, "epochs": 3, "seed": 8}
-TUNED = {**TRAINING, "command": "python train.py --data 'my shapes' --init-from .", "init_from": ".", "parent_run": FIRST}
-
-
-@pytest.fixture
-def published(tmp_path):
-    """A copy of a published model, which FIRST trained, as the folder of the code."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    (folder / "README.md").write_text('```python\nload_model("hf://me/base")\n```\n')
-    (folder / "eval_results.json").write_text(json.dumps({"training": FIRST}))
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("last", "base", "own"),
-    [
-        ({}, "me/base", 1),
-        ({"init_from": "you/other", "parent_run": None}, "you/other", 1),
-        ({"init_from": "you/other"}, "me/base", 1),  # the copy tells whose weights they are
-        ({"init_from": "runs/first", "parent_run": {**FIRST, "seed": 9}}, None, 2),
-        ({"init_from": "runs/tuned", "parent_run": TUNED}, "me/base", 2),
-        ({"init_from": None, "parent_run": None}, None, 1),
-    ],
-)
-def test_the_base_model_is_found_by_name_or_by_its_training(last, base, own, published):
-    runs = training_runs({**TUNED, **last})
-    found, kept = split_lineage(runs, "me/new", published)
-    assert (found, len(kept)) == (base, own) and kept == runs[-own:]
-    assert base != "me/base" or split_lineage(runs, "me/base", published) == (None, runs)  # it is not its own base
-
-
-def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(training_facts, published, monkeypatch):
+def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(training_facts, tmp_path, monkeypatch):
+    published = publish(tmp_path)
     monkeypatch.setattr(card_facts, "split_lineage", lambda runs, repo_id: split_lineage(runs, repo_id, published))
     facts = training_facts(TUNED)
     text = card.render_card(facts)
@@ -490,10 +455,17 @@ def test_the_card_says_how_images_become_square(facts, resize, sentence):
     assert sentence in text and ("keep_aspect_ratio=True" in text) == (resize == "crop")
 
 
-def test_card_of_a_distilled_model_names_the_teachers_run():
-    from eanet.hub.lineage import own_teachers
-
-    teacher = {"command": "python train.py --output runs/base", "recipe": {}}
-    run = {"command": "python train.py --teacher runs/base", "recipe": {"teacher": "runs/base"}, "teacher_run": teacher}
-    assert own_teachers([run]) == [teacher]
-    assert own_teachers([run | {"recipe": {"teacher": "user/name"}}]) == own_teachers([{"recipe": None}]) == []
+def test_card_tells_which_run_taught_which(training_facts):
+    first = {**TRAINING, "init_from": None, "command": "python train.py --output runs/base"}
+    taught = {**RECIPE, "teacher": "runs/base", "distill": 0.9, "distill_temperature": 1.5}
+    second = {**first, "command": "python train.py --teacher runs/base", "recipe": taught, "teacher_run": first}
+    third = {**second, "command": "python train.py --init-from runs/base --teacher .", "parent_run": first}
+    third |= {"recipe": {**taught, "teacher": "."}, "teacher_run": second}
+    last = {**second, "command": "python train.py --teacher runs/third", "teacher_run": third}
+    text = card.render_card(training_facts(last))
+    commands = [run["command"] for run in (first, second, third, last)]
+    assert "```bash\n" + "\n".join(commands) + "\n```" in text
+    rows = [next(line for line in text.splitlines() if line.startswith(f"| {i}")) for i in ("1,", "2,", "3,", "4 ")]
+    assert "distilled" not in rows[0] and "| initial weights of run 1; AdamW" in rows[2]
+    for row, teacher in zip(rows[1:], ("1 (`runs/base`", "2 (`.`", "3 (`runs/base`"), strict=True):
+        assert f"distilled from run {teacher}; 90% of the loss" in row

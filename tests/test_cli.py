@@ -172,15 +172,18 @@ print(any(type(f).__name__ == "_QuietImport" for f in sys.meta_path), os.environ
     assert run_python(code, level) == (0, f"{quiet} {level}\n", "")
 
 
-@pytest.mark.parametrize("given", [None, "0"])
-def test_tensorflow_gets_onednn_unless_it_is_turned_off(given, monkeypatch):
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+@pytest.mark.parametrize(("given", "machine", "then"), [
+    (None, "x86_64", "1"), (None, "aarch64", None), ("0", "x86_64", "0"),
+])  # fmt: skip
+def test_tensorflow_gets_onednn_on_x86_unless_it_is_turned_off(given, machine, then, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     for name, value in (("TF_ENABLE_ONEDNN_OPTS", given), ("TF_CPP_MIN_LOG_LEVEL", "0")):
-        monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value or "")  # so that it is restored
+        if value is None:
+            del os.environ[name]
     prepare_tensorflow()
-    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == (given or "1")
+    assert os.environ.get("TF_ENABLE_ONEDNN_OPTS") == then
 
 
 def run_python(code, level=None):

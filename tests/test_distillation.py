@@ -226,6 +226,18 @@ def test_any_keras_classifier_is_a_teacher(tmp_path):
     np.testing.assert_allclose(targets[:, 1], model.predict_on_batch(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_an_eanet_teaches_in_the_precision_of_its_student(precision, teacher):
+    from modeling_eanet import from_pretrained_keras
+
+    loaded, x = load_teacher(teacher, "it", tiny_config(), precision), colour_images(8)[0]
+    assert loaded.get_layer("block_0_mlp_1").dtype_policy.name == precision
+    expected = from_pretrained_keras(teacher).predict_on_batch(x)
+    probabilities = pack_targets(loaded, x, expected)[:, 1]
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5 if precision == "float32" else 0.03)
+
+
 @pytest.mark.parametrize(("changes", "says"), [
     (dict(id2label=None), "no class names"),
     (dict(id2label={"1": "red"}), "no class names"),
@@ -354,6 +366,8 @@ def test_lineage_has_teachers_before_their_students():
     teacher = {"seed": 1, "parent_run": {"seed": 0}}
     runs = lineage({"seed": 4, "teacher_run": {"seed": 3}, "parent_run": {"seed": 2, "teacher_run": teacher}})
     assert [run["seed"] for run in runs] == [0, 1, 2, 3, 4] and lineage(None) == []
+    again = {"seed": 5, "teacher_run": runs[2], "parent_run": runs[3]}
+    assert [run["seed"] for run in lineage(again)] == [3, 0, 1, 2, 5]  # each run once
 
 
 def test_hub_teacher_brings_its_record(teacher, tmp_path, fake_download):

@@ -425,3 +425,29 @@ def test_a_run_takes_the_programs_along_and_a_copy_of_the_repository_the_rest_to
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, run / name)
     assert staged_names("copy") - names == extra
+
+
+def test_the_larger_model_goes_along_with_results_of_its_weights_only(run, tmp_path, capsys):
+    four = {f"models/base/{name}" for name in ("config.json", "metadata.json", "model.weights.h5", "eval_results.json")}
+    larger = run / "models" / "base"
+    shutil.copytree(ROOT / "models" / "base", larger)
+    for private in (larger / "left_out.json", run / "models" / "mine" / "report.json"):
+        private.parent.mkdir(exist_ok=True)
+        private.write_text("{}")
+
+    def staged_names(name):
+        folder = staging.stage_run(run, tmp_path / name).folder
+        return {p.relative_to(folder).as_posix() for p in folder.glob("models/*/*")}
+
+    assert staged_names("all") == four and "left out" not in capsys.readouterr().err
+    results = json.loads((larger / "eval_results.json").read_text())
+    for i, damage in enumerate((
+        {"model": None}, {"model": {**results["model"], "checksum": "00000000"}}, {"training": "a"}, {"accuracy": "high"},
+        {"training": {**results["training"], "epochs": "many"}}, {"training": {**results["training"], "teacher_run": "a"}},
+        {"dataset": {"id": 1}},
+    )):  # fmt: skip
+        (larger / "eval_results.json").write_text(json.dumps(results | damage))
+        assert not staged_names(f"damaged-{i}")
+        assert "models/base is left out: its eval_results.json does not" in capsys.readouterr().err
+    (larger / "eval_results.json").unlink()
+    assert not staged_names("none")

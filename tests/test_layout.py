@@ -82,7 +82,7 @@ def test_the_root_holds_what_the_design_lists():
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
     root = {line.split("/")[0] for line in listed.stdout.splitlines() if (ROOT / line).exists()}
-    folders = set(".ci benchmarks demo eanet examples figures logs onnx samples tests tools variables".split())
+    folders = set(".ci benchmarks demo eanet examples figures logs models onnx samples tests tools variables".split())
     programs = {f"{name}.py" for name in PROGRAMS | {"modeling_eanet"}}
     artefacts = {"config.json", "metadata.json", "model.weights.h5", "saved_model.pb", "keras_metadata.pb", "fingerprint.pb"}
     results = {"eval_results.json", "history.json"}

@@ -10,14 +10,21 @@ from pathlib import Path
 from eanet.cli import UserError
 from eanet.evaluation import count_macs, interval_text
 from eanet.hub.front_matter import CIFAR100
-from eanet.hub.lineage import name_base, own_teachers, split_lineage
-from eanet.hub.provenance import DEMO_RECORD, FIGURES_RECORD, OUR_FIGURES, REPORT, figures_record, recorded_space
+from eanet.hub.lineage import LARGER, name_base, own_teachers, split_lineage
+from eanet.hub.provenance import (
+    DEMO_RECORD,
+    FIGURES_RECORD,
+    OUR_FIGURES,
+    REPORT,
+    figures_record,
+    larger_model,
+    recorded_space,
+)
 from eanet.hub.records import read_record
+from eanet.loaded_model import load_config
 from eanet.run_dir import RESULTS_FILE, training_runs
 from eanet.saving import ONNX_FILE, SAVED_MODEL_FILES, checksum_matches
-from modeling_eanet import from_pretrained_keras
-
-LARGER = "models/base"  # the teacher of the shipped model
+from modeling_eanet import build_eanet
 
 
 def collect_facts(
@@ -41,16 +48,17 @@ def collect_facts(
     """
     folder, config, results = Path(folder), model.config, copy.deepcopy(results)
     _check_finite(results)
+    larger = _larger_row(folder, results, config)
     try:
         base, runs = split_lineage(training_runs(results["training"]), repo_id)
         epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
         if base:
             name_base(runs[0], base)
+        teachers = [run for run in own_teachers(runs, larger and larger["training"]) if run not in runs]
     except (TypeError, AttributeError):
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     if dataset_name:
         results["dataset"]["name"] = with_note(dataset_name, results["dataset"]["note"])
-    figures = _figures(folder)
     return {
         "repo_id": repo_id,
         "results": results,
@@ -62,17 +70,16 @@ def collect_facts(
         "interpolation": config.interpolation,
         "resize": config.resize,
         "macs": count_macs(model),
-        "larger": _larger_model(folder / LARGER),
+        "larger": larger,
         "architecture": _architecture(config),
         "epochs": epochs,
         "runs": runs,
-        "teachers": own_teachers(runs),
+        "teachers": teachers,
         "base_model": base,
         "from_scratch": bool(runs) and not runs[0].get("init_from"),
         "samples": sample_answers(folder, model),
         "own_samples": own_samples,
-        "figures": figures,
-        "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures)),
+        **_figures(folder),
         **_exports(folder),
         "demo": (folder / "demo" / "index.html").is_file(),
         "space": _own_space(folder, model, repo_id),
@@ -83,16 +90,16 @@ def collect_facts(
     }
 
 
-def _larger_model(folder: Path) -> dict | None:
-    """Return what the table of results shows of another model in the repository, or None without one and its results."""
-    if not (folder / RESULTS_FILE).is_file():
+def _larger_row(folder: Path, results: dict, config) -> dict | None:
+    """Return what the table of results shows of the larger model next to this one, or None without one to compare with."""
+    larger, dataset = larger_model(folder), results["dataset"]
+    if not larger or any(larger["dataset"][key] != dataset[key] for key in ("id", "split", "note")):
         return None
-    name = f"{LARGER}/{RESULTS_FILE}"
-    model, results = from_pretrained_keras(folder), read_record(folder / RESULTS_FILE, name, "measure the model again")
-    if not checksum_matches(model, results["model"]["checksum"]):
+    other = load_config(folder / LARGER)
+    if larger["model"]["parameters"] <= results["model"]["parameters"] or other.id2label != config.id2label:
         return None
-    epochs = sum(run["epochs"] for run in training_runs(results["training"]))
-    return {**results, "name": LARGER, "macs": count_macs(model), "epochs": epochs}
+    epochs = sum(run["epochs"] for run in training_runs(larger["training"]))
+    return {**larger, "name": LARGER, "macs": count_macs(build_eanet(other)), "epochs": epochs}
 
 
 def _check_finite(results: dict) -> None:
@@ -119,12 +126,13 @@ def _own_space(folder: Path, model, repo_id: str) -> str | None:
     return space if space and space.split("/")[0] == repo_id.split("/")[0] else None
 
 
-def _figures(folder: Path) -> dict[str, dict]:
-    """Return alt text, caption and width of each figure in the folder, by file name."""
+def _figures(folder: Path) -> dict:
+    """Return alt text, caption and width of each figure in the folder, by file name; and which of ours are missing."""
     record = figures_record(folder / FIGURES_RECORD)
     paths = sorted(path for path in folder.glob("figures/*") if path.suffix in (".png", ".svg"))
     plain = {"alt": "", "caption": "", "width": 520}
-    return {p.name: {k: record.get(p.name, {}).get(k, default) for k, default in plain.items()} for p in paths}
+    figures = {p.name: {k: record.get(p.name, {}).get(k, default) for k, default in plain.items()} for p in paths}
+    return {"figures": figures, "removed_figures": sorted({f"{stem}.png" for stem in OUR_FIGURES} - set(figures))}
 
 
 def sample_answers(folder: Path, model) -> list[dict]:

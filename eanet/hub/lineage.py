@@ -13,6 +13,7 @@ from eanet.run_dir import lineage, recorded_training
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
 TREE = Path(eanet.__file__).absolute().parent.parent
+LARGER = "models/base"  # folder of another model in the repository of the published one: its teacher
 OUTPUTS = "runs/"  # where train.py puts runs: a path that starts so is not a repository's name
 INIT_FROM = re.compile(r"(--init-from[ =])(?:'[^']*'|[^\s'])+")
 
@@ -35,12 +36,20 @@ def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[st
     return None, runs
 
 
-def own_teachers(runs: list[dict]) -> list[dict]:
-    """Return the runs that trained the teachers of `runs`, oldest first; not those of published models."""
-    recipes = [run.get("recipe") for run in runs]
-    names = [recipe.get("teacher") if isinstance(recipe, dict) else None for recipe in recipes]
-    taught = [run for run, name in zip(runs, names, strict=True) if str(name).startswith(OUTPUTS)]
-    return [teacher for run in taught for teacher in lineage(run.get("teacher_run"))]
+def own_teachers(runs: list[dict], sibling: dict | None = None) -> list[dict]:
+    """Return the runs that trained the teachers of `runs`, oldest first; not those of models published elsewhere.
+
+    Args:
+        runs: from `split_lineage`.
+        sibling: record of the run that trained `LARGER` in the same repository, or None.
+    """
+    found: list[dict] = []
+    for run in runs:
+        recipe, teacher = run.get("recipe"), run.get("teacher_run")
+        name = recipe.get("teacher") if isinstance(recipe, dict) else None
+        if str(name).startswith(OUTPUTS) or sibling and teacher == sibling:
+            found += [each for each in lineage(teacher) if each not in found]
+    return found
 
 
 def name_base(run: dict, base: str) -> None:
@@ -53,9 +62,9 @@ def _published(init_from, parent: dict | None, tree: Path) -> str | None:
     """Return the repository of the initial weights, given by its name or as a local copy with a card that names it."""
     if not init_from:
         return None
-    for folder in (tree, Path(init_from)):
-        if parent and recorded_training(folder) == parent and (folder / "README.md").is_file():
-            name = repository_of((folder / "README.md").read_text(encoding="utf-8", errors="replace"))
+    for folder, card in ((tree, tree), (tree / LARGER, tree), (Path(init_from), Path(init_from))):
+        if parent and recorded_training(folder) == parent and (card / "README.md").is_file():
+            name = repository_of((card / "README.md").read_text(encoding="utf-8", errors="replace"))
             if name:
                 return name
-    return init_from if is_repo_id(init_from) and not init_from.startswith(OUTPUTS) else None
+    return init_from if is_repo_id(init_from) and init_from != LARGER and not init_from.startswith(OUTPUTS) else None

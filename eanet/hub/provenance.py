@@ -6,14 +6,16 @@ Measurements carry the weights' checksum in their JSON; figures are listed in `f
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 import re
 from pathlib import Path
 
 from eanet.cli import UserError, write_json, write_text
+from eanet.hub.lineage import LARGER
 from eanet.hub.records import Record, read_record
-from eanet.run_dir import RESULTS_FILE
-from eanet.saving import checksum_matches
+from eanet.run_dir import RESULTS_FILE, lineage, training_runs
+from eanet.saving import checksum_matches, stored_checksum
 
 REPORT = ("report.json", "report.md")
 FIGURES_RECORD = "figures/figures.json"
@@ -41,6 +43,19 @@ def export_matches(path: Path, model) -> bool:
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         found = EXPORT_CHECKSUM.search(content)
         return found is not None and checksum_matches(model, found[1].decode())
+
+
+def larger_model(folder: Path) -> Record | None:
+    """Return the results of the model in `LARGER`, or None if it is not there, damaged, or they are of other weights."""
+    with contextlib.suppress(UserError, TypeError, AttributeError, ValueError):  # a person's files, or a stranger's
+        results = read_record(folder / LARGER / RESULTS_FILE, f"{LARGER}/{RESULTS_FILE}", "")
+        numbers = [results["accuracy"], results["num_images"], results["model"]["parameters"]]
+        numbers += [run["epochs"] for run in training_runs(results["training"])]
+        texts = [results["dataset"][key] for key in ("id", "split", "note")]
+        lineage(results["training"])  # can be walked
+        if all(map(math.isfinite, numbers)) and all(isinstance(text, str | None) for text in texts):
+            return results if stored_checksum(folder / LARGER) == results["model"]["checksum"] else None
+    return None
 
 
 def recorded_space(path: Path, model) -> str | None:

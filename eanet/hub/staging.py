@@ -11,7 +11,7 @@ from pathlib import Path
 from eanet.cli import UserError, read_json, write_json, write_text
 from eanet.hub import checks
 from eanet.hub.card_facts import sample_label
-from eanet.hub.lineage import TREE
+from eanet.hub.lineage import LARGER, TREE
 from eanet.hub.provenance import (
     DEMO_RECORD,
     FIGURES_RECORD,
@@ -20,6 +20,7 @@ from eanet.hub.provenance import (
     add_to_record,
     drop_other_weights,
     export_matches,
+    larger_model,
     other_report,
     recorded_space,
     unrecorded_figures,
@@ -45,7 +46,7 @@ SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
 # What only this repository and its copies have; a run that was trained in one does not.
 DEVELOPMENT = ("CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "examples/*.ipynb",
-               "examples/*.md", "examples/*.yaml", "examples/*.sh", "models/*/*.json", "models/*/*.h5",
+               "examples/*.md", "examples/*.yaml", "examples/*.sh",
                "tests/*.py", "tests/[a-z]*/*.py", "demo/*.html", "demo/*.js", "demo/*.mjs", "demo/*.css", "demo/*.md",
                "demo/*.json")  # fmt: skip
 # From the folder of the code:
@@ -112,6 +113,7 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
     checks.check_one_run(run, folder, results, model)
     _copy_exports(run, folder, model, cached=is_tree)
     _copy_demo_record(run, folder, model, cached=is_tree)
+    _copy_larger(run, folder, cached=is_tree)
     for name in unrecorded_figures(folder):
         print(f"{name} is left out: {UNRECORDED}", file=sys.stderr)
     for name in other_report(folder, model):
@@ -175,6 +177,15 @@ def _copy_exports(run: Path, folder: Path, model, cached: bool) -> None:
             _copy_file(run, name, folder / name, cached)
         else:
             print(f"{name} is left out: its metadata does not have the checksum of these weights", file=sys.stderr)
+
+
+def _copy_larger(run: Path, folder: Path, cached: bool) -> None:
+    """Copy the larger model next to this one, unless its results are of other weights."""
+    if larger_model(run) is not None:
+        for name in (*KERAS_FILES, RESULTS_FILE):
+            _copy_file(run, f"{LARGER}/{name}", folder / LARGER / name, cached)
+    elif (run / LARGER).is_dir():
+        print(f"{LARGER} is left out: its {RESULTS_FILE} does not have the checksum of its weights", file=sys.stderr)
 
 
 def _copy_demo_record(run: Path, folder: Path, model, cached: bool) -> None:
