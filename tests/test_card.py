@@ -320,7 +320,7 @@ def test_the_training_is_told_with_every_setting(training_facts):
 
 
 def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(training_facts, tmp_path, monkeypatch):
-    published = publish(tmp_path)
+    published = publish(tmp_path / "published")
     monkeypatch.setattr(card_facts, "split_lineage", lambda runs, repo_id: split_lineage(runs, repo_id, published))
     facts = training_facts(TUNED)
     text = card.render_card(facts)

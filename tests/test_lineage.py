@@ -17,6 +17,7 @@ TUNED = {**TRAINING, "command": "python train.py --data 'my shapes' --init-from 
 
 def publish(folder):
     """Write what tells that a folder is a copy of a published model, which FIRST trained, and return the folder."""
+    folder.mkdir(exist_ok=True)
     (folder / "README.md").write_text('```python\nload_model("hf://me/base")\n```\n')
     (folder / "eval_results.json").write_text(json.dumps({"training": FIRST}))
     (folder / "models" / "base").mkdir(parents=True)

@@ -86,7 +86,7 @@ def test_the_larger_model_is_complete_and_more_accurate():
     assert larger.config == EANetConfig.preset("base") and checksum_matches(larger, results["model"]["checksum"])
     assert larger.count_params() <= 1_600_000 and results["dataset"] == RESULTS["dataset"]
     assert results["accuracy"] > max(0.78, RESULTS["accuracy"])
-    assert "| `models/base`, the teacher of this model | 1.51M |" in region("results")
+    assert "| `models/base`, its teacher | 1.51M |" in region("results")
     assert f"| {100 * results['accuracy']:.2f}% |" in region("results")
     answers = classify(larger, SAMPLES)
     right = sum(first["label"] == label_of(path) for path, (first, *_) in zip(SAMPLES, answers, strict=True))
