@@ -18,6 +18,7 @@ INK, BLUE, ORANGE = "#737a87", "#2f75e6", "#ce5310"
 PIXELS = 2  # of the file per CSS pixel
 WIDTH = 520  # CSS pixels
 TEXT = 12  # CSS pixels on a screen that shows the figure 400 wide
+COLOURS = 224  # of a figure with photographs: 255 make the screenshot of the demo too large
 MAX_MATRIX = 20  # classes whose confusion matrix is legible; of more, the most confused pairs are shown
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
@@ -39,7 +40,7 @@ class Drawing:
         image: RGBA PIL image with `PIXELS` pixels per CSS pixel.
         caption: one or two sentences to print under it.
         alt: what it shows, for people who cannot see it.
-        photographs: reduce it to 255 colours; nothing on it may be half transparent.
+        photographs: reduce it to `COLOURS`; nothing on it may be half transparent.
     """
 
     image: Any
@@ -79,7 +80,7 @@ def png(drawing: Drawing) -> bytes:
 
     image, options = drawing.image, {}
     if drawing.photographs:
-        image = drawing.image.convert("RGB").quantize(255, Image.Quantize.MEDIANCUT, kmeans=1)
+        image = drawing.image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=1)
         image.putpalette((image.getpalette() + [0] * 768)[:768])
         image.paste(255, mask=drawing.image.getchannel("A").point(lambda alpha: 255 * (alpha < 128)))
         options["transparency"] = 255

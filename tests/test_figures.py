@@ -41,7 +41,7 @@ def test_captions_are_short_plain_sentences():
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
 def test_figure_is_small_sharp_and_transparent(path):
     with Image.open(path) as image:
-        assert path.stat().st_size <= 160_000
+        assert path.stat().st_size <= 150_000
         assert image.width == 2 * RECORD["figures"][path.name]["width"]
         assert image.convert("RGBA").getchannel("A").getextrema() == (0, 255)
 
