@@ -1,4 +1,4 @@
-"""The machine a result was measured on: hardware, backend and versions; and the memory allocator."""
+"""The machine a result was measured on: hardware, backend and versions; the memory allocator and XLA's kernels."""
 
 from __future__ import annotations
 
@@ -64,3 +64,13 @@ def keep_freed_memory() -> None:
         # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
         for option, value in ((-8, 1), (-4, 0), (-1, 2**31 - 1), (-2, 2**28)):
             libc.mallopt(option, value)
+
+
+def repeat_gpu_results() -> None:
+    """Have XLA run the same GPU kernels each time, and none whose sums depend on timing: a run gives the same weights again.
+
+    Has no effect after the first operation of JAX. XLA_FLAGS=--xla_gpu_deterministic_ops=false keeps XLA's own choice.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "--xla_gpu_deterministic_ops" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".lstrip()

@@ -16,7 +16,7 @@ from eanet.data import Batches, balanced_class_weights, describe
 from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
-from eanet.machine import keep_freed_memory
+from eanet.machine import keep_freed_memory, repeat_gpu_results
 from eanet.report import REPORT_MD, describe_predictions, write_report
 from eanet.run_dir import (
     CHECKPOINT_FILE,
@@ -58,6 +58,7 @@ def train(config: TrainConfig) -> dict | None:
         UserError: bad data, an output folder of another run, or a loss that is not finite.
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
+    repeat_gpu_results()
     with joined(config, compared_options(config)) as (config, processes):
         return _train(config, processes)
 

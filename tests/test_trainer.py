@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import types
 
 import numpy as np
@@ -33,7 +34,7 @@ from eanet import trainer
 from eanet.data import Batches, Split, load_dataset, split_validation
 from eanet.evaluation import evaluate, measure
 from eanet.train_config import TrainConfig
-from modeling_eanet import EANetConfig, from_pretrained_keras
+from modeling_eanet import EANetConfig, UserError, from_pretrained_keras
 
 # Weights --------------------------------------------------------------------------------------------------------------
 
@@ -52,6 +53,19 @@ def test_another_seed_gives_other_weights(tmp_path):
     one, other = weights_in(tmp_path / "3"), weights_in(tmp_path / "4")
     assert one.keys() == other.keys()
     assert not any(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("given", "then"), [
+    (None, "--xla_gpu_deterministic_ops=true"), ("--xla_dump_to=x", "--xla_dump_to=x --xla_gpu_deterministic_ops=true"),
+    ("--xla_gpu_deterministic_ops=false", "--xla_gpu_deterministic_ops=false"),
+])  # fmt: skip
+def test_gpus_repeat_their_results_unless_told_not_to(given, then, monkeypatch, tmp_path):
+    monkeypatch.setenv("XLA_FLAGS", given or "")  # so that it is restored
+    if given is None:
+        del os.environ["XLA_FLAGS"]
+    with pytest.raises(UserError, match="nowhere"):
+        trainer.train(TrainConfig(data="nowhere", output=tmp_path / "run"))
+    assert os.environ["XLA_FLAGS"] == then
 
 
 def test_saved_weights_are_the_moving_average():
