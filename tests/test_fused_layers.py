@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eanet.fused_layers import FastDropout, with_fused_layers
+from eanet.fused_layers import DoubleNormalization, FastDropout, with_fused_layers
 from eanet.saving import dtype_policy, inference_copy
 from modeling_eanet import EANetConfig, build_eanet
 
@@ -36,6 +36,32 @@ def test_fused_batch_norm_trains_like_keras(precision, tolerance, center):
     assert len(found[0]) == 6 + center
     for expected, value in zip(*(map(np.asarray, each) for each in found), strict=True):
         np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+def test_double_normalization_trains_like_keras_operations(scale):
+    import tensorflow as tf
+
+    def plain(logits):
+        return tf.nn.softmax(logits - tf.reduce_logsumexp(logits, axis=1, keepdims=True), axis=-1)
+
+    rng = np.random.default_rng(0)
+    logits = tf.constant(rng.normal(0, scale, (3, 40, 2, 5)).astype(np.float32))
+    upstream = tf.constant(rng.normal(0, 1, logits.shape).astype(np.float32))
+    found = []
+    for function in (plain, DoubleNormalization()):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            attention = function(logits)
+        found.append((attention, tape.gradient(attention, logits, upstream)))
+    for expected, value in zip(*found, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=0, atol=2e-6)
+
+
+def test_double_normalization_of_a_token_without_attention_is_finite():
+    logits = np.zeros((1, 3, 1, 2), np.float32)
+    logits[:, 0] = -200
+    np.testing.assert_array_equal(np.asarray(DoubleNormalization()(logits))[0, :, 0], [[0, 0], [0.5, 0.5], [0.5, 0.5]])
 
 
 def test_only_the_training_model_has_fused_norms():
