@@ -1,114 +1,117 @@
-"""Measure what each choice of the flagship's architecture is worth, in short runs on the hold-out.
+"""Measure what each choice of the flagship is worth, in runs of 30 epochs, and its teacher also in the flagship's 150.
 
-    python benchmarks/ablation.py --data cifar-100-dev.tar.gz
+    KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz      a few minutes on a GPU
 
-Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. The first row is the flagship with
-several seeds, which shows the spread. Each other row changes what it names and nothing else. "Without EMA" are the last
-weights of the same run instead of their moving average.
+Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. `--commands` prints the commands, to run
+them elsewhere; `--report` takes the runs that are complete and trains nothing. The first row is the flagship's recipe; each
+other row changes what it names and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
-import numpy as np
 
-from eanet.cli import positive_int, read_json, run
+from eanet.cli import UserError, positive_int, read_json, run
 from eanet.data import check_data_path
 from eanet.evaluation import count_macs
 
-EPOCHS, SEEDS = 8, (0, 1, 2)
-# Name of the run folders: what the row is called, and the options added to train.py.
-SETTINGS = {
-    "flagship": ("flagship", []),
-    "one-head": (
-        "one head with all 64 and 112 slots (the paper: one head, 64 slots)",
-        ["--set", "num_heads=[1,1]", "--set", "slots=[64,112]"],
-    ),
-    "patches": (
-        "2x2 patches and a position embedding (Keras example)",
-        ["--set", "tokenizer=patch", "--set", "position_embedding=true"],
-    ),
-    "no-depthwise": ("no depthwise convolution", ["--set", "depthwise_kernel=0"]),
-    "layer-norm": ("layer norm (Keras example)", ["--set", "norm=layer"]),
+EPOCHS, SEEDS, FULL_EPOCHS = 30, 2, 150
+FLAGSHIP = {  # options of train.py
+    "preset": "pyramid",
+    "augment": "trivial",
+    "teacher": "models/base",
+    "batch-size": 256,
+    "precision": "mixed_bfloat16",
 }
 
 
-def train_run(setting: str, seed: int, args) -> dict:
-    """Train one run, or resume it, and return its eval_results.json with "without_ema", "images_per_second" and "macs"."""
-    from modeling_eanet import EANetConfig, build_eanet
+class Setting(NamedTuple):
+    """A row: its name, the options that differ from `FLAGSHIP` (None for one left out), and a variant of the blocks."""
 
-    folder = common.ROOT / "runs" / "ablation" / f"{setting}-{args.epochs}-{seed}"
-    options = ["--epochs", args.epochs, "--seed", seed, "--precision", args.precision, *SETTINGS[setting][1]]
-    common.run_python("train.py", "--data", Path(args.data).resolve(), *options, "--output", folder)
-    results = read_json(folder / "eval_results.json")
-    speeds = read_json(folder / "history.json")["images_per_s"]
-    return results | {
-        "without_ema": accuracy_without_ema(folder, args.data),
-        "images_per_second": statistics.median(speeds),
-        "macs": count_macs(build_eanet(EANetConfig.from_json_file(folder / "config.json"))),
-    }
+    title: str
+    options: dict = {}  # noqa: RUF012
+    variant: str | None = None  # one of `ablation_variants.VARIANTS`
 
 
-def accuracy_without_ema(folder, data) -> float:
-    """Return the accuracy of the last weights in a run's checkpoint, with batch norm statistics recomputed for them.
+SETTINGS = {  # by the name of the run folders
+    "flagship": Setting("flagship's recipe"),
+    "no-teacher": Setting("no teacher", {"teacher": None}),
+    "no-policy": Setting("no TrivialAugment", {"augment": None}),
+    "neither": Setting("neither teacher nor TrivialAugment", {"teacher": None, "augment": None}),
+    "two-stages": Setting("two stages, 16x16 and 8x8", {"preset": "small", "set": ["redundant_bias=false"]}),
+    "weight-decay": Setting("weight decay 0.01 instead of 0.1", {"weight-decay": 0.01}),
+    "squeeze-excitation": Setting("with squeeze-and-excitation", variant="squeeze-excitation"),
+    "branches": Setting("with branches of the depthwise convolutions that fold", variant="branches"),
+    "no-attention": Setting("a linear map instead of external attention", variant="no-attention"),
+    "one-head": Setting(
+        "one head with all slots (the paper: one head, 64 slots)", {"set": ["num_heads=[1,1,1]", "slots=[24,64,112]"]}
+    ),
+    "no-depthwise": Setting("no depthwise convolution, nor its activation", {"set": ["depthwise_kernel=0"]}),
+}
+
+
+def command(name: str, seed: int, epochs: int, data, output: Path | None = None) -> list[str]:
+    """Return the program and arguments of one run, to be run in the repository's root.
 
     Args:
-        folder: the run folder.
+        name: a key of `SETTINGS`.
+        seed: of the run.
+        epochs: of the run.
         data: path of CIFAR-100.
+        output: folder of the run; None for its `run_folder`.
     """
-    from eanet.data import Batches, split_validation
-    from eanet.evaluation import evaluate
-    from eanet.run_dir import CHECKPOINT_FILE, read_settings
-    from eanet.trainer import FINAL_NORM_BATCHES, recalibrate_batch_norm
-    from modeling_eanet import EANetConfig, build_eanet
-
-    settings = read_settings(folder)
-    config, recipe = EANetConfig.from_dict(settings["config"]), settings["recipe"]
-    model, dataset = build_eanet(config), common.cifar100(data, config)
-    with np.load(Path(folder) / CHECKPOINT_FILE, allow_pickle=False) as arrays:
-        model.set_weights([arrays[f"{i:04d}"] for i in range(len(model.weights))])
-    training, _ = split_validation(dataset, recipe["validation_split"], recipe["seed"])
-    batches = Batches(training, config.num_classes, recipe["batch_size"], recipe["seed"])
-    recalibrate_batch_norm(model, batches, recipe["epochs"], FINAL_NORM_BATCHES)
-    return evaluate(model, dataset.test)["accuracy"]
+    setting = SETTINGS[name]
+    options = {"data": data, "epochs": epochs, "seed": seed, **FLAGSHIP, **setting.options}
+    if seed:  # another seed's validation split has images that the teacher, of seed 0, was trained on
+        options["validation-split"] = 0
+    words = ["benchmarks/ablation_variants.py", setting.variant] if setting.variant else ["train.py"]
+    for option, value in options.items():
+        for each in value if isinstance(value, list) else [value]:
+            words += [] if each is None else [f"--{option}", str(each)]
+    return [*words, "--output", str(output or run_folder(name, seed, epochs))]
 
 
-def row(setting: str, runs: list[dict]) -> dict:
+def run_folder(name: str, seed: int, epochs: int) -> Path:
+    """Return the folder of a run, relative to the repository's root."""
+    return Path("runs", "ablation", f"{name}-{epochs}-{seed}")
+
+
+def row(name: str, runs: list[dict]) -> dict:
     """Return one row of the report.
 
     Args:
-        setting: a key of `SETTINGS`.
-        runs: results of `train_run`, one per seed.
+        name: a key of `SETTINGS`.
+        runs: contents of eval_results.json, one per seed.
     """
-    first = runs[0]
-    accuracy, deviation = mean_and_deviation([r["accuracy"] for r in runs])
-    without_ema, without_ema_deviation = mean_and_deviation([r["without_ema"] for r in runs])
+    from ablation_variants import changed_blocks
+
+    from modeling_eanet import EANetConfig, build_eanet
+
+    setting, seeds = SETTINGS[name], [each["training"]["seed"] for each in runs]
+    folder = common.ROOT / run_folder(name, seeds[0], runs[0]["training"]["epochs"])
+    with changed_blocks(setting.variant):
+        macs = count_macs(build_eanet(EANetConfig.from_json_file(folder / "config.json")))
     return {
-        "setting": SETTINGS[setting][0],
-        "top1_accuracy": accuracy,
-        "top1_deviation": deviation,
-        "top1_without_ema": without_ema,
-        "top1_without_ema_deviation": without_ema_deviation,
-        "parameters": first["model"]["parameters"],
-        "macs": first["macs"],
-        "images_per_second": statistics.median(r["images_per_second"] for r in runs),
-        "epochs": first["training"]["epochs"],
-        "seeds": [r["training"]["seed"] for r in runs],
-        "command": first["training"]["command"].partition(" --output")[0],
+        "setting": setting.title,
+        "top1_accuracy": statistics.fmean(each["accuracy"] for each in runs),
+        "seeds": [{"seed": seed, "top1_accuracy": each["accuracy"]} for seed, each in zip(seeds, runs, strict=True)],
+        "parameters": runs[0]["model"]["parameters"],
+        "macs": macs,
+        "epochs": runs[0]["training"]["epochs"],
+        "command": shlex.join(["python", *command(name, seeds[0], runs[0]["training"]["epochs"], "cifar-100-dev.tar.gz")]),
+        "hardware": runs[0]["training"]["hardware"],
+        "trained": runs[0]["training"]["date"],
     }
-
-
-def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Return the mean, and the sample standard deviation or None for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def main(argv=None) -> None:
@@ -116,16 +119,29 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"per run (default: {EPOCHS})")
-    parser.add_argument("--precision", default="float32", choices=("float32", "mixed_bfloat16"), help="as for train.py")
+    parser.add_argument("--seeds", type=positive_int, default=SEEDS, metavar="N", help=f"per row (default: {SEEDS})")
+    parser.add_argument("--commands", action="store_true", help="print the commands of the runs and stop")
+    parser.add_argument("--report", action="store_true", help="report the runs that are complete and train none")
     args = parser.parse_args(argv)
+    runs = [(name, args.epochs, seed) for seed in range(args.seeds) for name in SETTINGS]
+    runs += [(name, FULL_EPOCHS, 0) for name in ("flagship", "no-teacher")]
+    if args.commands:
+        for name, epochs, seed in runs:
+            print(shlex.join(["python", *command(name, seed, epochs, args.data)]))
+        return
     check_data_path(args.data)
-    rows = []
-    for setting in SETTINGS:
-        runs = [train_run(setting, seed, args) for seed in (SEEDS if setting == "flagship" else SEEDS[:1])]
-        rows.append(row(setting, runs))
-    dataset = runs[0]["dataset"]
-    name = dataset["name"].removesuffix(f" ({dataset['note']})")
-    common.report("ablation", rows, dataset=name, split=dataset["note"] or dataset["split"])
+    results: dict = {}
+    for name, epochs, seed in runs:
+        written = common.ROOT / run_folder(name, seed, epochs) / "eval_results.json"  # by a complete run, last
+        if not written.is_file() and not args.report:
+            common.run_python(*command(name, seed, epochs, Path(args.data).resolve()))
+        if written.is_file():
+            results.setdefault((epochs, name), []).append(read_json(written))
+    first = results.get((args.epochs, "flagship"))
+    if not first:
+        raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")
+    rows = [row(name, found) for (_, name), found in results.items()]
+    common.report("ablation", rows, split=first[0]["dataset"]["note"])
 
 
 if __name__ == "__main__":

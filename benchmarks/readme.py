@@ -12,6 +12,7 @@ import html
 import os
 import sys
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -216,32 +217,30 @@ def distillation(found: dict) -> str:
 
 
 def ablation(found: dict) -> str:
-    """Return the section about the ablation."""
-    first, other, rows = found["rows"][0], found["rows"][-1], []
-    for row in found["rows"]:
-        options = row["command"].removeprefix(first["command"]).strip()
-        shown = {"setting": row["setting"], "parameters": row["parameters"], "macs": f"{row['macs'] / 1e6:.1f}M"}
-        shown["options"] = f"`{options}`" if options else None
-        for key in ("top1", "top1_without_ema"):
-            accuracy, deviation = row["top1_accuracy" if key == "top1" else key], row[f"{key}_deviation"]
-            shown[key] = f"{100 * accuracy:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
-        rows.append(shown)
-    columns = {"setting": "setting", "top1": "top-1, %", "top1_without_ema": "without EMA, %", "parameters": "parameters"}
-    columns |= {"macs": "MACs per image", "options": "options added"}
-    seeds = [", ".join(map(str, row["seeds"])) for row in (first, other)]
-    caption = (
-        f"`{first['command']}`, {first['epochs']} epochs. First row: mean ± standard deviation of seeds {seeds[0]}; others: "
-        f"one run with seed {seeds[1]}. The depthwise convolution is removed with its activation.\n"
-        f"Measured on {found['dataset']} ({found['split']}). {measured(found)}"
-    )
-    return "\n\n".join(["## Ablation", table(columns, rows), caption])
+    """Return the section about the ablation: a table for each number of epochs, compared with its first row."""
+    parts, columns = ["## Ablation"], {"parameters": "parameters", "macs": "MACs per image"}
+    for epochs in dict.fromkeys(row["epochs"] for row in found["rows"]):
+        rows, first = [row for row in found["rows"] if row["epochs"] == epochs], {}
+        for row in rows:
+            seeds = {each["seed"]: each["top1_accuracy"] for each in row["seeds"]}
+            first = first or seeds
+            row["each"] = " / ".join(f"{100 * seeds[seed]:.2f}" for seed in sorted(seeds))
+            differences = [seeds[seed] - first[seed] for seed in first if seed in seeds]
+            row["difference"] = f"{100 * fmean(differences):+.2f}" if seeds is not first and differences else None
+            row["macs"] = f"{row['macs'] / 1e6:.1f}M"
+        heading = {"setting": f"{epochs} epochs", "each": "top-1 of seed 0 / 1 / …, %", "difference": "difference, points"}
+        parts.append(table(heading | columns, rows))
+    trained = ", ".join(dict.fromkeys(f"{row['hardware']}, {row['trained']}" for row in found["rows"]))
+    commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
+    parts.append(f"Measured on {found['split']}. Trained on {trained}. {measured(found)}")
+    return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{commands}\n\n</details>"])
 
 
 def reproduction(found: dict) -> str:
     """Return the section about the same command run twice."""
     columns = {"run": "run", "top1_accuracy": "top-1, %", "loss": "cross-entropy", "checksum": "checksum of the weights",
-               "minutes": "minutes"}  # fmt: skip
-    rows = [{**row, "loss": f"{row['loss']:.6f}", "minutes": f"{row['seconds'] / 60:.0f}"} for row in found["rows"]]
+               "hardware": "hardware"}  # fmt: skip
+    rows = [{**row, "loss": f"{row['loss']:.6f}"} for row in found["rows"]]
     verdict = "The weights are the same, bit for bit." if found["same"] else "The weights differ."
     caption = f"`{found['train']}`, {found['split']}. {verdict} {measured(found)}"
     return "\n\n".join(["## Reproduction", table(columns, rows), caption])
