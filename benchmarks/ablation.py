@@ -1,6 +1,6 @@
 """Measure what each choice of the flagship is worth, in runs of 30 epochs, and its teacher also in the flagship's 150.
 
-    KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz      a few minutes on a GPU
+    KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 
 Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. `--commands` prints the commands, to run
 them elsewhere; `--report` takes the runs that are complete and trains nothing. The first row is the flagship's recipe; each
@@ -51,7 +51,7 @@ SETTINGS = {  # by the name of the run folders
     "two-stages": Setting("two stages, 16x16 and 8x8", {"preset": "small", "set": ["redundant_bias=false"]}),
     "weight-decay": Setting("weight decay 0.01 instead of 0.1", {"weight-decay": 0.01}),
     "squeeze-excitation": Setting("with squeeze-and-excitation", variant="squeeze-excitation"),
-    "branches": Setting("with branches of the depthwise convolutions that fold", variant="branches"),
+    "branches": Setting("with foldable depthwise branches", variant="branches"),
     "no-attention": Setting("a linear map instead of external attention", variant="no-attention"),
     "one-head": Setting(
         "one head with all slots (the paper: one head, 64 slots)", {"set": ["num_heads=[1,1,1]", "slots=[24,64,112]"]}
@@ -60,7 +60,7 @@ SETTINGS = {  # by the name of the run folders
 }
 
 
-def command(name: str, seed: int, epochs: int, data, output: Path | None = None) -> list[str]:
+def command(name: str, seed: int, epochs: int, data) -> list[str]:
     """Return the program and arguments of one run, to be run in the repository's root.
 
     Args:
@@ -68,17 +68,31 @@ def command(name: str, seed: int, epochs: int, data, output: Path | None = None)
         seed: of the run.
         epochs: of the run.
         data: path of CIFAR-100.
-        output: folder of the run; None for its `run_folder`.
     """
-    setting = SETTINGS[name]
-    options = {"data": data, "epochs": epochs, "seed": seed, **FLAGSHIP, **setting.options}
-    if seed:  # another seed's validation split has images that the teacher, of seed 0, was trained on
-        options["validation-split"] = 0
+    setting, options = SETTINGS[name], {"data": data, **recipe(name, seed, epochs)}
     words = ["benchmarks/ablation_variants.py", setting.variant] if setting.variant else ["train.py"]
     for option, value in options.items():
         for each in value if isinstance(value, list) else [value]:
             words += [] if each is None else [f"--{option}", str(each)]
-    return [*words, "--output", str(output or run_folder(name, seed, epochs))]
+    return [*words, "--output", str(run_folder(name, seed, epochs))]
+
+
+def recipe(name: str, seed: int, epochs: int) -> dict:
+    """Return the options of a run that are not paths of this machine, by name; None for one left out."""
+    options = {"epochs": epochs, "seed": seed, **FLAGSHIP, **SETTINGS[name].options}
+    if seed:  # another seed's validation split has images that the teacher, of seed 0, was trained on
+        options["validation-split"] = 0
+    return options
+
+
+def check_recipe(name: str, seed: int, epochs: int, results: dict) -> None:
+    """Raise UserError if the results in a run's folder are of another recipe."""
+    recorded = results["training"]["recipe"]
+    for option, value in recipe(name, seed, epochs).items():
+        found = recorded.get(option.replace("-", "_"))
+        if option != "set" and found != value:
+            folder = run_folder(name, seed, epochs)
+            raise UserError(f"{folder}: was trained with {option} {found}, not {value}; delete it, and it is trained again")
 
 
 def run_folder(name: str, seed: int, epochs: int) -> Path:
@@ -101,6 +115,7 @@ def row(name: str, runs: list[dict]) -> dict:
     folder = common.ROOT / run_folder(name, seeds[0], runs[0]["training"]["epochs"])
     with changed_blocks(setting.variant):
         macs = count_macs(build_eanet(EANetConfig.from_json_file(folder / "config.json")))
+    words = command(name, seeds[0], runs[0]["training"]["epochs"], "cifar-100-dev.tar.gz")
     return {
         "setting": setting.title,
         "top1_accuracy": statistics.fmean(each["accuracy"] for each in runs),
@@ -108,7 +123,7 @@ def row(name: str, runs: list[dict]) -> dict:
         "parameters": runs[0]["model"]["parameters"],
         "macs": macs,
         "epochs": runs[0]["training"]["epochs"],
-        "command": shlex.join(["python", *command(name, seeds[0], runs[0]["training"]["epochs"], "cifar-100-dev.tar.gz")]),
+        "command": shlex.join(["python", *words]) if setting.variant else runs[0]["training"]["command"],
         "hardware": runs[0]["training"]["hardware"],
         "trained": runs[0]["training"]["date"],
     }
@@ -131,17 +146,19 @@ def main(argv=None) -> None:
         return
     check_data_path(args.data)
     results: dict = {}
-    for name, epochs, seed in runs:
+    for name, epochs, seed in dict.fromkeys(runs):
         written = common.ROOT / run_folder(name, seed, epochs) / "eval_results.json"  # by a complete run, last
         if not written.is_file() and not args.report:
             common.run_python(*command(name, seed, epochs, Path(args.data).resolve()))
         if written.is_file():
             results.setdefault((epochs, name), []).append(read_json(written))
+            check_recipe(name, seed, epochs, results[epochs, name][-1])
     first = results.get((args.epochs, "flagship"))
     if not first:
         raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")
     rows = [row(name, found) for (_, name), found in results.items()]
-    common.report("ablation", rows, split=first[0]["dataset"]["note"])
+    dataset = first[0]["dataset"]
+    common.report("ablation", rows, split=dataset["note"] or dataset["split"], num_images=first[0]["num_images"])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/ablation_variants.py squeeze-excitation --data cifar-100-dev.tar.gz --output runs/variant
 
 The first argument is one of `VARIANTS`, the others are train.py's. What it writes is no model to use: config.json does not
-tell of the change.
+record the change.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ VARIANTS = {
 
 @contextlib.contextmanager
 def changed_blocks(variant: str | None):
-    """Build models with a variant of the blocks within the context, and save them without a SavedModel: those are folded."""
+    """Build models with a variant of the blocks within the context; skip the SavedModel, which cannot fold variants."""
     if variant is None:
         yield
         return

@@ -35,7 +35,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/predict_speed.py` | prediction speed and cold start |
 | `python benchmarks/exports.py --data DATA` | size, accuracy and latency of the exports |
 | `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
-| `python benchmarks/ablation.py --data DATA` | what each choice of the architecture is worth |
+| `python benchmarks/ablation.py --data DATA` | what each choice of the flagship is worth |
 | `python benchmarks/distillation.py STUDENT TEACHER ...` | epochs of a distilled run and of its teacher |
 | `python benchmarks/reproduction.py --data DATA` | whether the same command gives the same weights |
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |
@@ -221,18 +221,24 @@ def ablation(found: dict) -> str:
     parts, columns = ["## Ablation"], {"parameters": "parameters", "macs": "MACs per image"}
     for epochs in dict.fromkeys(row["epochs"] for row in found["rows"]):
         rows, first = [row for row in found["rows"] if row["epochs"] == epochs], {}
+        tried = sorted({each["seed"] for row in rows for each in row["seeds"]})
         for row in rows:
             seeds = {each["seed"]: each["top1_accuracy"] for each in row["seeds"]}
             first = first or seeds
-            row["each"] = " / ".join(f"{100 * seeds[seed]:.2f}" for seed in sorted(seeds))
+            row["each"] = " / ".join(f"{100 * seeds[seed]:.2f}" if seed in seeds else "–" for seed in tried)
             differences = [seeds[seed] - first[seed] for seed in first if seed in seeds]
             row["difference"] = f"{100 * fmean(differences):+.2f}" if seeds is not first and differences else None
             row["macs"] = f"{row['macs'] / 1e6:.1f}M"
-        heading = {"setting": f"{epochs} epochs", "each": "top-1 of seed 0 / 1 / …, %", "difference": "difference, points"}
-        parts.append(table(heading | columns, rows))
+        heading = {"setting": f"{epochs} epochs", "each": f"top-1 with seed {' / '.join(map(str, tried))}, %"}
+        parts.append(table(heading | {"difference": "difference, points"} | columns, rows))
     trained = ", ".join(dict.fromkeys(f"{row['hardware']}, {row['trained']}" for row in found["rows"]))
     commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
-    parts.append(f"Measured on {found['split']}. Trained on {trained}. {measured(found)}")
+    accuracy = found["rows"][0]["seeds"][0]["top1_accuracy"]
+    images, error = f"{found['num_images']:,} images", 100 * (accuracy * (1 - accuracy) / found["num_images"]) ** 0.5
+    parts.append(
+        f"Trained on {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. Seeds above "
+        f"0 train without a validation split. {measured(found)}"
+    )
     return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{commands}\n\n</details>"])
 
 

@@ -15,8 +15,8 @@ def with_fused_layers(model):
     - With `shared_memory` external attention has four linear maps, two before the memory's normalisation and two after it.
       Nothing nonlinear stands between the two of a pair, so the small kernels are multiplied first, and the tokens by the
       product.
-    - On TensorFlow without XLA, batch norm, dropout and the attention's two normalisations get cheaper operations; XLA and JAX
-      fuse Keras' own.
+    - On TensorFlow without XLA, batch norm, dropout and the attention's double normalisation get cheaper operations; XLA and
+      JAX fuse Keras' own.
     - On JAX a depthwise convolution is a sum of shifted products, which XLA fuses; its own takes several times as long.
 
     Args:
@@ -141,7 +141,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 class DoubleNormalization(layers.Softmax):
     """Softmax over the tokens, divided by its sum over the slots: logits (batch, N, H, S) to attention, in float32.
 
-    Takes half as many passes over the logits in a training step as Keras' operations. A token whose softmax underflows in all
+    Takes fewer passes over the logits in a training step than Keras' operations. A token whose softmax underflows in all
     slots gets no attention.
     """
 
@@ -153,7 +153,7 @@ class DoubleNormalization(layers.Softmax):
         def normalise(logits):
             mass = tf.exp(logits - tf.reduce_max(logits, axis=1, keepdims=True))
             mass *= 1 / tf.reduce_sum(mass, axis=1, keepdims=True)
-            attention = mass * tf.math.reciprocal_no_nan(tf.reduce_sum(mass, axis=-1, keepdims=True))
+            attention = tf.math.divide_no_nan(mass, tf.reduce_sum(mass, axis=-1, keepdims=True))
 
             def gradient(upstream):
                 change = attention * upstream

@@ -351,7 +351,7 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
     assert [line for line in text.splitlines() if line.startswith(("| all", "| none", "| one seed"))] == [
         "| all | 70.00 / 72.00 | – | 10 | 2.0M |",
         "| none | 69.00 / 70.00 | -1.50 | 10 | 2.0M |",
-        "| one seed | 74.00 | +2.00 | 10 | 2.0M |",
+        "| one seed | – / 74.00 | +2.00 | 10 | 2.0M |",
         "| all | 80.00 | – | 10 | 2.0M |",
         "| none | 75.00 | -5.00 | 10 | 2.0M |",
     ]
@@ -373,14 +373,21 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
         run = tmp_path / ablation.run_folder(name, seed, 2)
         run.mkdir(parents=True)
         (run / "config.json").write_text(json.dumps(EANetConfig.preset("pyramid").to_dict()))
-        record = {"seed": seed, "epochs": 2, "hardware": "a GPU", "date": "2026-11-26"}
+        trained = {key.replace("-", "_"): value for key, value in ablation.recipe(name, seed, 2).items()}
+        record = {"seed": seed, "epochs": 2, "hardware": "a GPU", "date": "2026-11-26", "command": "python train.py"}
+        record["recipe"] = trained
         found = {"accuracy": accuracy, "model": {"parameters": 9}, "dataset": {"note": "a hold-out"}, "training": record}
+        found["num_images"] = 100
         (run / "eval_results.json").write_text(json.dumps(found))
     assert run_main(ablation, *options) == 0
     first, second = json.loads((folder / "ablation.json").read_text())["rows"]
-    assert first["top1_accuracy"] == pytest.approx(0.55) and first["command"].startswith("python train.py --data ")
+    assert first["top1_accuracy"] == pytest.approx(0.55) and first["command"] == "python train.py"
     assert second["seeds"] == [{"seed": 1, "top1_accuracy": 0.7}] and second["macs"] > first["macs"]
     assert second["command"].startswith("python benchmarks/ablation_variants.py branches ")
+    trained["augment"] = None
+    (run / "eval_results.json").write_text(json.dumps(found))
+    assert run_main(ablation, *options) == 2
+    assert "branches-2-1: was trained with augment None, not trivial; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", ablation_variants.VARIANTS)
@@ -395,7 +402,8 @@ def test_a_variant_changes_the_blocks_and_only_within_its_context(variant):
 def test_the_card_states_what_the_flagship_has_without_a_teacher():
     full = [row for row in results("ablation")["rows"] if row["epochs"] == ablation.FULL_EPOCHS]
     (row,) = [row for row in full if row["setting"] == ablation.SETTINGS["no-teacher"].title]
-    assert f"without a teacher: {100 * row['top1_accuracy']:.2f}% (hold-out)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    stated = f"without a teacher: {100 * row['top1_accuracy']:.2f}% (hold-out)"
+    assert stated in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_student_is_compared_with_its_own_teacher(tmp_path, monkeypatch, capsys):

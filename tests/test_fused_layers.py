@@ -58,10 +58,19 @@ def test_double_normalization_trains_like_keras_operations(scale):
         np.testing.assert_allclose(value, expected, rtol=0, atol=2e-6)
 
 
-def test_double_normalization_of_a_token_without_attention_is_finite():
+@pytest.mark.parametrize("low", [-85, -90, -100, -103, -200])
+def test_double_normalization_of_a_token_without_attention_is_finite(low):
     logits = np.zeros((1, 3, 1, 2), np.float32)
-    logits[:, 0] = -200
-    np.testing.assert_array_equal(np.asarray(DoubleNormalization()(logits))[0, :, 0], [[0, 0], [0.5, 0.5], [0.5, 0.5]])
+    logits[:, 0] = low, low - 30
+    first, *others = np.asarray(DoubleNormalization()(logits))[0, :, 0]
+    np.testing.assert_array_equal(others, [[0.5, 0.5], [0.5, 0.5]])
+    assert first.sum() in (0, pytest.approx(1)) and np.isfinite(first).all()
+
+
+def test_the_training_model_has_one_layer_for_both_normalisations():
+    fused = with_fused_layers(build_eanet(EANetConfig.preset("tiny")))
+    assert type(fused.get_layer("block_0_attention")) is DoubleNormalization
+    assert not [layer.name for layer in fused.operations if layer.name.endswith(("_log_mass", "_log_attention"))]
 
 
 def test_only_the_training_model_has_fused_norms():
