@@ -1,4 +1,4 @@
-"""Measure what each choice of the flagship is worth, in runs of 30 epochs, and its teacher also in the flagship's 150.
+"""Measure what each choice of the flagship is worth, in runs of 30 epochs, and what its teacher is worth also in 150.
 
     KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 

@@ -3,8 +3,8 @@
     python benchmarks/train_speed.py                                    images/s of the example and of the presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        also the time to the example's accuracy, 43.91%
 
-With data, a short run of the flagship, without CutMix and on all training images, is trained to its end. Its accuracy is on
-the data's test split, which is a hold-out if it says so. Its time is compared with 50 epochs of 40,000 images at the
+With data, a short run of the small preset, without CutMix and on all training images, is trained to its end. Its accuracy is
+on the data's test split, which is a hold-out if it says so. Its time is compared with 50 epochs of 40,000 images at the
 example's speed.
 """
 

@@ -121,7 +121,7 @@ class TrainConfig:
             if self.teacher and getattr(self, name) is None:
                 setattr(self, name, default)
             elif not self.teacher and (value := getattr(self, name)) is not None:
-                raise UserError(f"{name} {value}: must be None without a teacher")
+                raise UserError(f"{name} {value}: needs a teacher")
         if self.freeze == "none":
             self.freeze = None
         for names, accepts, hint in _RULES:

@@ -288,8 +288,8 @@ def test_missing_teacher(tmp_path):
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    (dict(distill=0.5), "^distill 0.5: must be None without a teacher"),
-    (dict(distill_temperature=2.0), "^distill_temperature 2.0: must be None without a teacher"),
+    (dict(distill=0.5), "^distill 0.5: needs a teacher"),
+    (dict(distill_temperature=2.0), "^distill_temperature 2.0: needs a teacher"),
     (dict(teacher="user/name", distill=1.5), r"^distill 1.5: must be a number in \[0, 1\]"),
     (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0"),
 ])  # fmt: skip

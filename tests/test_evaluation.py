@@ -99,17 +99,18 @@ def test_missing_split(tmp_path):
     assert f"split test: {tmp_path} has no test split; it has train" in error_line(status, err)
 
 
-@pytest.mark.parametrize("layout", ["test", ""])
-def test_only_some_classes_and_no_training_images(tmp_path, layout):
-    """A folder with a test split alone, and a flat one: both are measured, and the results say on how many classes."""
+@pytest.mark.parametrize("missing", range(3))
+@pytest.mark.parametrize("layout", ["test", "train", ""])
+def test_only_some_classes_of_the_model(tmp_path, layout, missing):
+    """A folder with one split, and a flat one: all are measured, and the results say on how many classes."""
     x, y = colour_images(30)
-    for colour in ("red", "green"):
-        (tmp_path / "images" / layout / colour).mkdir(parents=True)
-    for i in np.flatnonzero(y < 2):
-        Image.fromarray(x[i]).save(tmp_path / "images" / layout / ("red", "green")[y[i]] / f"{i}.png")
+    for i in np.flatnonzero(y != missing):
+        folder = tmp_path / "images" / layout / ("red", "green", "blue")[y[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i]).save(folder / f"{i}.png")
     status, out, _ = main("--evaluate-only", "--model", finished()[0], "--data", tmp_path / "images")
     results = json.loads(out)
-    assert status == 0 and results["num_images"] == (y < 2).sum()
+    assert status == 0 and results["num_images"] == (y != missing).sum()
     assert results["dataset"]["note"] == "2 of the model's 3 classes" and results["dataset"]["split"] == (layout or "train")
 
 

@@ -59,7 +59,7 @@ def build_dataset(
         if found:
             note = "the validation split of the data" if split == "validation" else ""
             splits[split] = Split(x, np.array([index[label] for label in found], np.int64), split, note, names)
-    check_classes(listing, splits.get("train"), where, left_out)
+    check_classes(listing, set(arrays["train"][1]) if "train" in arrays else set(), where, left_out)
     left_out.check(where, strict)
     if not splits:
         raise UserError(f"{where}: no images in it that can be read")
@@ -93,14 +93,11 @@ def check_labels(listing: Listing, where: str, labels) -> None:
         raise UserError(f"{where}: {listing.source}has {len(found)} class(es){names}; at least two classes are needed")
 
 
-def check_classes(listing: Listing, train: Split | None, where: str, left_out: LeftOut) -> None:
-    """Raise UserError if none of the images of a class could be read."""
+def check_classes(listing: Listing, read: set[str], where: str, left_out: LeftOut) -> None:
+    """Raise UserError if a class has no image among those that were read, whose classes are `read`."""
     if not listing.places or "train" not in listing.samples:
         return
-    present = set(np.unique(train.y)) if train else set()
-    for i, label in enumerate(sorted(listing.places)):
-        if i in present:
-            continue
+    for label in sorted(set(listing.places) - read):
         paths = {sample.path for sample in listing.samples["train"] if sample.label == label}
         first = next(entry for entry in left_out.entries if entry["path"] in paths)
         reason = f"{first['path']}: {first['reason']}"
