@@ -21,7 +21,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 
-from eanet.cli import UserError, positive_int, read_json, run
+from eanet.cli import UserError, positive_int, run
 from eanet.data import check_data_path
 from eanet.evaluation import count_macs
 
@@ -60,7 +60,7 @@ SETTINGS = {  # by the name of the run folders
 }
 
 
-def command(name: str, seed: int, epochs: int, data) -> list[str]:
+def command(name: str, seed: int, epochs: int, data, folder: Path) -> list[str]:
     """Return the program and arguments of one run, to be run in the repository's root.
 
     Args:
@@ -68,13 +68,14 @@ def command(name: str, seed: int, epochs: int, data) -> list[str]:
         seed: of the run.
         epochs: of the run.
         data: path of CIFAR-100.
+        folder: of the run.
     """
     setting, options = SETTINGS[name], {"data": data, **recipe(name, seed, epochs)}
     words = ["benchmarks/ablation_variants.py", setting.variant] if setting.variant else ["train.py"]
     for option, value in options.items():
         for each in value if isinstance(value, list) else [value]:
             words += [] if each is None else [f"--{option}", str(each)]
-    return [*words, "--output", str(run_folder(name, seed, epochs))]
+    return [*words, "--output", str(folder)]
 
 
 def recipe(name: str, seed: int, epochs: int) -> dict:
@@ -85,13 +86,12 @@ def recipe(name: str, seed: int, epochs: int) -> dict:
     return options
 
 
-def check_recipe(name: str, seed: int, epochs: int, results: dict) -> None:
+def check_recipe(name: str, seed: int, epochs: int, folder: Path, results: dict) -> None:
     """Raise UserError if the results in a run's folder are of another recipe."""
     recorded = results["training"]["recipe"]
     for option, value in recipe(name, seed, epochs).items():
         found = recorded.get(option.replace("-", "_"))
         if option != "set" and found != value:
-            folder = run_folder(name, seed, epochs)
             raise UserError(f"{folder}: was trained with {option} {found}, not {value}; delete it, and it is trained again")
 
 
@@ -111,21 +111,21 @@ def row(name: str, runs: list[dict]) -> dict:
 
     from modeling_eanet import EANetConfig, build_eanet
 
-    setting, seeds = SETTINGS[name], [each["training"]["seed"] for each in runs]
-    folder = common.ROOT / run_folder(name, seeds[0], runs[0]["training"]["epochs"])
+    setting, first = SETTINGS[name], runs[0]["training"]
+    folder = run_folder(name, first["seed"], first["epochs"])
     with changed_blocks(setting.variant):
-        macs = count_macs(build_eanet(EANetConfig.from_json_file(folder / "config.json")))
-    words = command(name, seeds[0], runs[0]["training"]["epochs"], "cifar-100-dev.tar.gz")
+        macs = count_macs(build_eanet(EANetConfig.from_json_file(common.ROOT / folder / "config.json")))
+    words = command(name, first["seed"], first["epochs"], "cifar-100-dev.tar.gz", folder)
     return {
         "setting": setting.title,
         "top1_accuracy": statistics.fmean(each["accuracy"] for each in runs),
-        "seeds": [{"seed": seed, "top1_accuracy": each["accuracy"]} for seed, each in zip(seeds, runs, strict=True)],
+        "seeds": [{"seed": each["training"]["seed"], "top1_accuracy": each["accuracy"]} for each in runs],
         "parameters": runs[0]["model"]["parameters"],
         "macs": macs,
-        "epochs": runs[0]["training"]["epochs"],
-        "command": shlex.join(["python", *words]) if setting.variant else runs[0]["training"]["command"],
-        "hardware": runs[0]["training"]["hardware"],
-        "trained": runs[0]["training"]["date"],
+        "epochs": first["epochs"],
+        "command": shlex.join(["python", *words]) if setting.variant else first["command"],
+        "hardware": first["hardware"],
+        "trained": first["date"],
     }
 
 
@@ -139,20 +139,19 @@ def main(argv=None) -> None:
     parser.add_argument("--report", action="store_true", help="report the runs that are complete and train none")
     args = parser.parse_args(argv)
     runs = [(name, args.epochs, seed) for seed in range(args.seeds) for name in SETTINGS]
-    runs += [(name, FULL_EPOCHS, 0) for name in ("flagship", "no-teacher")]
+    runs = list(dict.fromkeys([*runs, ("flagship", FULL_EPOCHS, 0), ("no-teacher", FULL_EPOCHS, 0)]))
     if args.commands:
         for name, epochs, seed in runs:
-            print(shlex.join(["python", *command(name, seed, epochs, args.data)]))
+            print(shlex.join(["python", *command(name, seed, epochs, args.data, run_folder(name, seed, epochs))]))
         return
     check_data_path(args.data)
     results: dict = {}
-    for name, epochs, seed in dict.fromkeys(runs):
-        written = common.ROOT / run_folder(name, seed, epochs) / "eval_results.json"  # by a complete run, last
-        if not written.is_file() and not args.report:
-            common.run_python(*command(name, seed, epochs, Path(args.data).resolve()))
-        if written.is_file():
-            results.setdefault((epochs, name), []).append(read_json(written))
-            check_recipe(name, seed, epochs, results[epochs, name][-1])
+    for name, epochs, seed in runs:
+        folder = run_folder(name, seed, epochs)
+        words = None if args.report else command(name, seed, epochs, Path(args.data).resolve(), folder)
+        if found := common.run_results(folder, words):
+            check_recipe(name, seed, epochs, folder, found)
+            results.setdefault((epochs, name), []).append(found)
     first = results.get((args.epochs, "flagship"))
     if not first:
         raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")

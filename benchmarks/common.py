@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import readme
 
-from eanet.cli import UserError, prepare_tensorflow, write_json
+from eanet.cli import UserError, prepare_tensorflow, read_json, write_json
 
 HERE = Path(os.path.abspath(__file__)).parent
 ROOT = HERE.parent
@@ -65,6 +65,19 @@ def run_python(*command, quiet: bool = False) -> None:
     if done.returncode:
         last = f" ({done.stderr.strip().rpartition(chr(10))[2]})" if quiet else ""
         raise UserError(f"python {shlex.join(command)}: exit status {done.returncode}{last}")
+
+
+def run_results(folder, command=None) -> dict | None:
+    """Return the results of a training run; None if it is not complete and not to be trained.
+
+    Args:
+        folder: of the run, relative to the repository's root.
+        command: for `run_python`, to train or resume it unless it is complete; None not to.
+    """
+    written = ROOT / folder / "eval_results.json"  # by a complete run, last
+    if command and not written.is_file():
+        run_python(*command)
+    return read_json(written) if written.is_file() else None
 
 
 def cifar100(path, config):

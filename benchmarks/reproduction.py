@@ -15,14 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
+import ablation
 import common
 
-from eanet.cli import positive_int, read_json, run
+from eanet.cli import positive_int, run
 from eanet.data import check_data_path
 
 EPOCHS, RUNS = 10, 2
-RECIPE = ["--preset", "pyramid", "--batch-size", 256, "--precision", "mixed_bfloat16", "--teacher", "models/base"]
-RECIPE += ["--augment", "trivial", "--seed", 0]
 
 
 def main(argv=None) -> None:
@@ -35,11 +34,9 @@ def main(argv=None) -> None:
     rows = []
     for number in range(1, RUNS + 1):
         folder = Path("runs", "reproduction", f"{args.epochs}-{number}")
-        options = ["--data", Path(args.data).resolve(), "--epochs", args.epochs, *RECIPE, "--output", folder]
-        written = common.ROOT / folder / "eval_results.json"  # by a complete run, last
-        if not written.is_file():
-            common.run_python("train.py", *options)
-        results = read_json(written)
+        command = ablation.command("flagship", 0, args.epochs, Path(args.data).resolve(), folder)
+        results = common.run_results(folder, command)
+        ablation.check_recipe("flagship", 0, args.epochs, folder, results)
         training = results["training"]
         rows.append(
             {
