@@ -10,6 +10,7 @@ other row changes what it names and nothing else.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import statistics
@@ -32,6 +33,7 @@ FLAGSHIP = {  # options of train.py
     "teacher": "models/base",
     "batch-size": 256,
     "precision": "mixed_bfloat16",
+    "set": None,
 }
 
 
@@ -48,15 +50,15 @@ SETTINGS = {  # by the name of the run folders
     "no-teacher": Setting("no teacher", {"teacher": None}),
     "no-policy": Setting("no TrivialAugment", {"augment": None}),
     "neither": Setting("neither teacher nor TrivialAugment", {"teacher": None, "augment": None}),
-    "two-stages": Setting("two stages, 16x16 and 8x8", {"preset": "small", "set": ["redundant_bias=false"]}),
+    "two-stages": Setting("two stages, 16x16 and 8x8", {"preset": "small", "set": {"redundant_bias": False}}),
     "weight-decay": Setting("weight decay 0.01 instead of 0.1", {"weight-decay": 0.01}),
     "squeeze-excitation": Setting("with squeeze-and-excitation", variant="squeeze-excitation"),
     "branches": Setting("with foldable depthwise branches", variant="branches"),
     "no-attention": Setting("a linear map instead of external attention", variant="no-attention"),
     "one-head": Setting(
-        "one head with all slots (the paper: one head, 64 slots)", {"set": ["num_heads=[1,1,1]", "slots=[24,64,112]"]}
+        "one head with all slots (the paper: one head, 64 slots)", {"set": {"num_heads": [1, 1, 1], "slots": [24, 64, 112]}}
     ),
-    "no-depthwise": Setting("no depthwise convolution, nor its activation", {"set": ["depthwise_kernel=0"]}),
+    "no-depthwise": Setting("no depthwise convolution, nor its activation", {"set": {"depthwise_kernel": 0}}),
 }
 
 
@@ -73,8 +75,11 @@ def command(name: str, seed: int, epochs: int, data, folder: Path) -> list[str]:
     setting, options = SETTINGS[name], {"data": data, **recipe(name, seed, epochs)}
     words = ["benchmarks/ablation_variants.py", setting.variant] if setting.variant else ["train.py"]
     for option, value in options.items():
-        for each in value if isinstance(value, list) else [value]:
-            words += [] if each is None else [f"--{option}", str(each)]
+        if isinstance(value, dict):
+            fields = [f"{field}={json.dumps(each, separators=(',', ':'))}" for field, each in value.items()]
+            words += [word for field in fields for word in (f"--{option}", field)]
+        elif value is not None:
+            words += [f"--{option}", str(value)]
     return [*words, "--output", str(folder)]
 
 
@@ -91,7 +96,7 @@ def check_recipe(name: str, seed: int, epochs: int, folder: Path, results: dict)
     recorded = results["training"]["recipe"]
     for option, value in recipe(name, seed, epochs).items():
         found = recorded.get(option.replace("-", "_"))
-        if option != "set" and found != value:
+        if found != value:
             raise UserError(f"{folder}: was trained with {option} {found}, not {value}; delete it, and it is trained again")
 
 
@@ -114,14 +119,16 @@ def row(name: str, runs: list[dict]) -> dict:
     setting, first = SETTINGS[name], runs[0]["training"]
     folder = run_folder(name, first["seed"], first["epochs"])
     with changed_blocks(setting.variant):
-        macs = count_macs(build_eanet(EANetConfig.from_json_file(common.ROOT / folder / "config.json")))
+        model = build_eanet(EANetConfig.from_json_file(common.ROOT / folder / "config.json"))
+    if model.count_params() != runs[0]["model"]["parameters"]:  # a run does not record its variant
+        raise UserError(f"{folder}: was not trained {setting.title}; delete it, and it is trained again")
     words = command(name, first["seed"], first["epochs"], "cifar-100-dev.tar.gz", folder)
     return {
         "setting": setting.title,
         "top1_accuracy": statistics.fmean(each["accuracy"] for each in runs),
         "seeds": [{"seed": each["training"]["seed"], "top1_accuracy": each["accuracy"]} for each in runs],
         "parameters": runs[0]["model"]["parameters"],
-        "macs": macs,
+        "macs": count_macs(model),
         "epochs": first["epochs"],
         "command": shlex.join(["python", *words]) if setting.variant else first["command"],
         "hardware": first["hardware"],
@@ -146,12 +153,17 @@ def main(argv=None) -> None:
         return
     check_data_path(args.data)
     results: dict = {}
+    missing = []
     for name, epochs, seed in runs:
         folder = run_folder(name, seed, epochs)
         words = None if args.report else command(name, seed, epochs, Path(args.data).resolve(), folder)
         if found := common.run_results(folder, words):
             check_recipe(name, seed, epochs, folder, found)
             results.setdefault((epochs, name), []).append(found)
+        else:
+            missing.append(folder.name)
+    if missing:
+        print(f"no complete run: {', '.join(missing)}; `--commands` has the commands", file=sys.stderr)
     first = results.get((args.epochs, "flagship"))
     if not first:
         raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")

@@ -79,7 +79,7 @@ def describe_predictions(probabilities: np.ndarray, y: np.ndarray, labels, names
 
     Returns:
         JSON values: "accuracy", "interval" (95%, of the accuracy), "num_images", "classes" (`per_class`), "confusion"
-        (`confusion_counts`), "confusions" (`confused_pairs`), "easiest" and "hardest" (by recall),
+        (`confusion_counts`), "confusions" (`confused_pairs`), "easiest" and "hardest" (by recall, up to five each),
         "expected_calibration_error", "bins", "calibration", "mean_confidence", and "mistakes": the most confident ones.
     """
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
@@ -87,6 +87,7 @@ def describe_predictions(probabilities: np.ndarray, y: np.ndarray, labels, names
     rows = per_class(counts, labels)
     ranked = sorted((row for row in rows if row["images"]), key=lambda row: (row["recall"], row["class"]))
     ranked = [{"class": row["class"], "accuracy": row["recall"]} for row in ranked]
+    half = len(ranked) // 2  # of a few classes, none is listed twice
     error, bins = calibration_error(probabilities, y, BINS)
     wrong = np.flatnonzero(predicted != y)
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
@@ -98,8 +99,8 @@ def describe_predictions(probabilities: np.ndarray, y: np.ndarray, labels, names
         "classes": rows,
         "confusion": counts.tolist(),
         "confusions": confused_pairs(counts, labels),
-        "easiest": ranked[:-6:-1],
-        "hardest": ranked[:5],
+        "easiest": ranked[half:][::-1][:5],
+        "hardest": ranked[:half][:5],
         "expected_calibration_error": error,
         "bins": BINS,
         "calibration": bins,

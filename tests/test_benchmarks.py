@@ -369,6 +369,7 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
     data = write_official(tmp_path / "cifar-100-python", train=200, test=100, labels=CIFAR100_LABELS)
     options = ("--data", data, "--epochs", "2", "--report")
     assert run_main(ablation, *options) == 2 and "flagship-2-0: no complete run" in capsys.readouterr().err
+    parameters = {row["setting"]: row["parameters"] for row in results("ablation")["rows"]}
     for name, seed, accuracy in (("flagship", 0, 0.5), ("flagship", 1, 0.6), ("branches", 1, 0.7)):
         run = tmp_path / ablation.run_folder(name, seed, 2)
         run.mkdir(parents=True)
@@ -376,18 +377,25 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
         trained = {key.replace("-", "_"): value for key, value in ablation.recipe(name, seed, 2).items()}
         record = {"seed": seed, "epochs": 2, "hardware": "a GPU", "date": "2026-11-26", "command": "python train.py"}
         record["recipe"] = trained
-        found = {"accuracy": accuracy, "model": {"parameters": 9}, "dataset": {"note": "a hold-out"}, "training": record}
-        found["num_images"] = 100
+        found = {"accuracy": accuracy, "num_images": 100, "dataset": {"note": "a hold-out"}, "training": record}
+        found["model"] = {"parameters": parameters[ablation.SETTINGS[name].title]}
         (run / "eval_results.json").write_text(json.dumps(found))
     assert run_main(ablation, *options) == 0
+    assert "no complete run: no-teacher-2-0, no-policy-2-0," in capsys.readouterr().err
     first, second = json.loads((folder / "ablation.json").read_text())["rows"]
     assert first["top1_accuracy"] == pytest.approx(0.55) and first["command"] == "python train.py"
     assert second["seeds"] == [{"seed": 1, "top1_accuracy": 0.7}] and second["macs"] > first["macs"]
     assert second["command"].startswith("python benchmarks/ablation_variants.py branches ")
-    trained["augment"] = None
+    for option, value in (("augment", None), ("set", {"depthwise_kernel": 0})):
+        record["recipe"] = {**trained, option: value}
+        (run / "eval_results.json").write_text(json.dumps(found))
+        assert run_main(ablation, *options) == 2
+        wrong = f"branches-2-1: was trained with {option} {value}, not {trained[option]}; delete it"
+        assert wrong in capsys.readouterr().err
+    record["recipe"], found["model"] = trained, {"parameters": parameters["with squeeze-and-excitation"]}
     (run / "eval_results.json").write_text(json.dumps(found))
     assert run_main(ablation, *options) == 2
-    assert "branches-2-1: was trained with augment None, not trivial; delete it" in capsys.readouterr().err
+    assert "branches-2-1: was not trained with foldable depthwise branches; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", ablation_variants.VARIANTS)

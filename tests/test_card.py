@@ -376,7 +376,8 @@ def test_the_report_of_a_run_takes_the_place_of_the_evaluation(tiny_model, tmp_p
     report = {"checksum": model_checksum(tiny_model), **found}
     (tmp_path / "report.json").write_text(json.dumps(report))
     text = card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))["evaluation"]
-    assert "| Easiest classes | green 100% of 2, red 83% of 6 |" in text and "red / green (1 of 8)" in text
+    assert "| Easiest classes | green 100% of 2 |" in text and "| Hardest classes | red 83% of 6 |" in text
+    assert "red / green (1 of 8)" in text
     assert "accuracy 87.5%, 95% interval 53–98%, expected" in text and "uperclass" not in text
     (tmp_path / "report.json").write_text(json.dumps({**report, "checksum": "00000000"}))
     assert card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))["evaluation"] == ""

@@ -56,6 +56,16 @@ def test_interval_is_wilsons(right, total, low, high):
     assert evaluation.wilson_interval(right, total) == pytest.approx((low, high), abs=6e-4)
 
 
+@pytest.mark.parametrize(("classes", "easiest", "hardest"), [(1, "a", ""), (3, "cb", "a"), (12, "lkjih", "abcde")])
+def test_no_class_is_both_easy_and_hard(classes, easiest, hardest):
+    labels = [chr(ord("a") + i) for i in range(classes)]
+    y = np.repeat(np.arange(classes), 12)
+    predicted = np.where(np.tile(np.arange(12), classes) <= y, y, (y + 1) % classes)  # the i-th class: i + 1 of 12 right
+    found = report.describe_predictions(probabilities(predicted, max(classes, 2))[:, :classes], y, labels)
+    assert "".join(row["class"] for row in found["easiest"]) == easiest
+    assert "".join(row["class"] for row in found["hardest"]) == hardest
+
+
 def test_mistakes_are_the_most_confident_ones_by_name():
     p = probabilities(PREDICTED, 3)
     p[2] = [0.9, 0.05, 0.05]

@@ -69,7 +69,7 @@ def check_data_path(path) -> None:
     if "://" in str(path):
         raise UserError(f"data {path}: an address is not downloaded; download it, and give the path of the file")
     if not is_repo_id(path):
-        raise UserError(f"data {path}: no such file or folder; give none to download CIFAR-100")
+        raise UserError(f"data {path}: no such file or folder; without --data, train.py downloads CIFAR-100")
     if importlib.util.find_spec("datasets") is None:
         hint = "for a data set of this name on the Hub, `pip install datasets`"
         raise UserError(f"data {path}: no such file or folder; {hint}")
