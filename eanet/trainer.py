@@ -332,6 +332,7 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         teacher = load_teacher(run.teacher, config.teacher, model.config, config.precision)
         _log(f"teacher {config.teacher}: {teacher.count_params():,} parameters")
     runner = None if processes.distributed else _epoch_runner(model, batches, teacher)
+    earlier = elapsed
     for epoch in range(start_epoch, end):
         start = time.perf_counter()
         with processes.scope():
@@ -356,7 +357,8 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         if log:  # in process 0
             checkpoint.save(history, elapsed)
             log.append(row, epoch)
-        left = duration(elapsed / (epoch + 1) * (end - epoch - 1))
+        per_epoch = (elapsed - earlier) / (epoch + 1 - start_epoch)  # on this machine, which may not have begun the run
+        left = duration(per_epoch * (end - epoch - 1))
         values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k not in ("time", "learning_rate", "images_per_s"))
         _log(f"epoch {epoch + 1}/{config.epochs}  {values}  {row['images_per_s']:.0f} images/s  {left} left")
     return elapsed

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -32,7 +33,7 @@ from training_runs import (
 )
 
 from eanet import trainer
-from eanet.run_dir import finished_results
+from eanet.run_dir import Checkpoint, finished_results
 from modeling_eanet import from_pretrained_keras
 
 
@@ -74,6 +75,16 @@ run_dir.np.savez = killed
     assert (
         summary[2].startswith(f"written to {folder}") and summary[3] == f"next: python inference.py IMAGE --model {folder}"
     )
+
+
+def test_time_left_is_that_of_the_machine_that_resumes(tmp_path, monkeypatch):
+    folder, restore = two_epochs(tmp_path), Checkpoint.restore
+    monkeypatch.setattr(Checkpoint, "restore", lambda self: (restore(self)[0], 1e7))  # seconds, on a slow machine
+    with without_saved_model():
+        status, _, err = main("--data", colours(), *RECIPE, "--output", folder, "--stop-after", 4)
+    assert status == 0, err
+    (line,) = [line for line in err.splitlines() if line.startswith("epoch 3/5")]
+    assert re.search(r"  \d+ s left$", line), line
 
 
 def test_finished_run_is_answered_from_its_results(tmp_path):
