@@ -1,6 +1,7 @@
 """The card as a function of its facts: regions, front matter, escaping, and what a person wrote."""
 
 import copy
+import functools
 import json
 import re
 
@@ -11,9 +12,8 @@ from conftest import ROOT, tiny_config
 from test_lineage import FIRST, RECIPE, TRAINING, TUNED, publish
 
 from eanet.cli import UserError
-from eanet.hub import card, card_facts, front_matter
+from eanet.hub import card, card_facts, front_matter, lineage
 from eanet.hub.card_facts import collect_facts
-from eanet.hub.lineage import split_lineage
 from eanet.hub.records import read_record
 from eanet.report import describe_predictions
 from eanet.saving import model_checksum
@@ -321,7 +321,8 @@ def test_the_training_is_told_with_every_setting(training_facts):
 
 def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(training_facts, tmp_path, monkeypatch):
     published = publish(tmp_path / "published")
-    monkeypatch.setattr(card_facts, "split_lineage", lambda runs, repo_id: split_lineage(runs, repo_id, published))
+    for name in ("split_lineage", "name_sources"):
+        monkeypatch.setattr(card_facts, name, functools.partial(getattr(lineage, name), tree=published))
     facts = training_facts(TUNED)
     text = card.render_card(facts)
     assert metadata(text)["base_model"] == "me/base" and facts["epochs"] == 1
@@ -334,6 +335,24 @@ def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(train
     assert metadata(card.update_card(old, facts))["base_model"] == "me/base"
     assert "base_model" not in metadata(card.update_card(old, training_facts(FIRST)))  # trained from scratch
     assert "Initial weights: those of another model." in card.render_card(training_facts({**TUNED, "parent_run": None}))
+
+
+def test_a_teacher_or_base_inside_a_published_repository_is_named_by_its_path_there(training_facts, tmp_path, monkeypatch):
+    published = publish(tmp_path / "published")
+    for name in ("split_lineage", "name_sources"):
+        monkeypatch.setattr(card_facts, name, functools.partial(getattr(lineage, name), tree=published))
+    larger, taught = {**FIRST, "seed": 5}, {**RECIPE, "distill": 0.9, "distill_temperature": 1.5}
+    for path, record, shown in (("models/base", larger, "me/base/models/base"), (".", FIRST, "me/base")):
+        run = {**TUNED, "recipe": {**taught, "teacher": path}, "teacher_run": record}
+        text = card.render_card(training_facts(run))
+        assert f"distilled from `{shown}` (90% of the loss" in text and "seed 5 |" not in text
+        assert run["recipe"]["teacher"] == path  # the run's own record stays
+        lineage.name_sources([run], "me/base", published)
+        assert run["recipe"]["teacher"] == path  # as in the card of the repository itself
+    command = "python train.py --init-from models/base"
+    text = card.render_card(training_facts({**TUNED, "init_from": "models/base", "parent_run": larger, "command": command}))
+    assert metadata(text)["base_model"] == "me/base" and "Initial weights: `me/base/models/base`." in text
+    assert f"{command}\n" in text  # of a clone: a command takes no folder of a repository
 
 
 def test_nobody_licenses_a_model_of_a_persons_data(facts):

@@ -10,7 +10,7 @@ from pathlib import Path
 from eanet.cli import UserError
 from eanet.evaluation import count_macs, interval_text
 from eanet.hub.front_matter import CIFAR100
-from eanet.hub.lineage import LARGER, name_base, own_teachers, split_lineage
+from eanet.hub.lineage import LARGER, name_sources, own_teachers, split_lineage
 from eanet.hub.provenance import (
     DEMO_RECORD,
     FIGURES_RECORD,
@@ -52,9 +52,8 @@ def collect_facts(
     try:
         base, runs = split_lineage(training_runs(results["training"]), repo_id)
         epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
-        if base:
-            name_base(runs[0], base)
         teachers = [run for run in own_teachers(runs, larger and larger["training"]) if run not in runs]
+        name_sources(runs, repo_id)
     except (TypeError, AttributeError):
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     if dataset_name:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import eanet
 from eanet.data import is_repo_id
 from eanet.hub.card import repository_of
-from eanet.run_dir import lineage, recorded_training
+from eanet.run_dir import lineage, parent_run, recorded_training
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
 TREE = Path(eanet.__file__).absolute().parent.parent
@@ -30,7 +29,7 @@ def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[st
         "user/name" of the base model, or None; and the runs that are not part of its own training.
     """
     for i in range(len(runs) - 1, -1, -1):
-        base = _published(runs[i].get("init_from"), runs[i - 1] if i else None, tree)
+        base, _ = _published(runs[i].get("init_from"), parent_run(runs[i]), tree)
         if base not in (None, repo_id):
             return base, runs[i:]
     return None, runs
@@ -52,19 +51,40 @@ def own_teachers(runs: list[dict], sibling: dict | None = None) -> list[dict]:
     return found
 
 
-def name_base(run: dict, base: str) -> None:
-    """Put the repository of the base model in place of a local path into the record of a run that starts from it."""
-    run["init_from"] = base
-    run["command"] = INIT_FROM.sub(lambda match: match[1] + shlex.quote(base), run["command"], count=1)
+def name_sources(runs: list[dict], repo_id: str, tree: Path = TREE) -> None:
+    """Name the published models that runs begin with or learn from, in place of local paths, in the runs' records.
+
+    Args:
+        runs: from `split_lineage`.
+        repo_id: the repository of the card, whose own models keep their paths.
+        tree: as for `split_lineage`.
+    """
+    for run in runs:
+        base, folder = _published(run.get("init_from"), parent_run(run), tree)
+        if base not in (None, repo_id):
+            run["init_from"] = "/".join(filter(None, (base, folder)))
+            if not folder:  # a command takes the name of a repository, but of none of its folders
+                run["command"] = INIT_FROM.sub(rf"\g<1>{base}", run["command"], count=1)
+        recipe = run.get("recipe") or {}
+        teacher, folder = _published(recipe.get("teacher"), run.get("teacher_run"), tree)
+        if teacher not in (None, repo_id):
+            recipe["teacher"] = "/".join(filter(None, (teacher, folder)))
 
 
-def _published(init_from, parent: dict | None, tree: Path) -> str | None:
-    """Return the repository of the initial weights, given by its name or as a local copy with a card that names it."""
-    if not init_from:
-        return None
-    for folder, card in ((tree, tree), (tree / LARGER, tree), (Path(init_from), Path(init_from))):
-        if parent and recorded_training(folder) == parent and (card / "README.md").is_file():
-            name = repository_of((card / "README.md").read_text(encoding="utf-8", errors="replace"))
+def _published(path, training: dict | None, tree: Path) -> tuple[str | None, str | None]:
+    """Return the repository of a published model, and its folder there if it has one; (None, None) for any other model.
+
+    Args:
+        path: name of the repository, or of a local copy with a card that names it.
+        training: record of the run that trained the model.
+        tree: as for `split_lineage`.
+    """
+    if not path:
+        return None, None
+    for root, folder in ((tree, None), (tree, LARGER), (Path(path), None)):
+        if training and recorded_training(root / (folder or ".")) == training and (root / "README.md").is_file():
+            name = repository_of((root / "README.md").read_text(encoding="utf-8", errors="replace"))
             if name:
-                return name
-    return init_from if is_repo_id(init_from) and init_from != LARGER and not init_from.startswith(OUTPUTS) else None
+                return name, folder
+    named = is_repo_id(path) and path != LARGER and not path.startswith(OUTPUTS)
+    return path if named else None, None
