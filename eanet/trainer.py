@@ -8,6 +8,7 @@ import itertools
 import shlex
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -164,16 +165,36 @@ def _train_batches(model, batches: Batches, epoch: int, config: TrainConfig, cut
     sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
-        for step, (x, y) in enumerate(batches.epoch(epoch, cutmix), 1):
+        for step, (x, y, weights) in enumerate(_targets(batches, epoch, cutmix, teacher), 1):
             model.reset_metrics()  # Keras before 3.15 averages over all batches so far
-            weights, targets = batches.sample_weights(y), y if teacher is None else pack_targets(teacher, x, y)
-            batch = model.train_on_batch(x, targets, weights, return_dict=True)
+            batch = model.train_on_batch(x, y, weights, return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
             if not np.isfinite(sums["loss"]):
                 break
             bar.update(batches.batch_size)
             bar.set_postfix({k: f"{v / step:.3f}" for k, v in sums.items()})
     return {k: v / len(batches) for k, v in sums.items()}
+
+
+def _targets(batches: Batches, epoch: int, cutmix: float, teacher):
+    """Iterate over the batches: images, targets of the loss, sample weights."""
+    import keras
+
+    rows = ((x, y, batches.sample_weights(y)) for x, y in batches.epoch(epoch, cutmix))
+    if teacher is None:
+        return rows
+    taught = ((x, pack_targets(teacher, x, y), weights) for x, y, weights in rows)
+    # A step of TensorFlow does not fill all cores; JAX may train on several devices, which one thread must lead.
+    return _ahead(taught) if keras.backend.backend() == "tensorflow" else taught
+
+
+def _ahead(items):
+    """Yield the items of an iterator; the next one is made in a thread while the caller works on one."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(next, items, None)
+        while (item := ahead.result()) is not None:
+            ahead = thread.submit(next, items, None)
+            yield item
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import types
 
 import numpy as np
@@ -15,7 +16,7 @@ from training_runs import assert_same_weights, colours, error_line, main, quick_
 
 from eanet import run_dir, trainer
 from eanet.cli import write_json
-from eanet.data import load_dataset
+from eanet.data import Batches, Split, load_dataset
 from eanet.distillation import check_teacher, distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.run_dir import lineage, prepare_run, reproducing_command, weights_checksum
 from eanet.train_config import TrainConfig
@@ -73,14 +74,15 @@ def test_accuracy_is_of_the_labels():
     assert metric.name == "accuracy" and float(metric.result()) == pytest.approx(2 / 3)
 
 
-def test_teacher_and_student_see_the_same_batch():
-    x, y = colour_images(4)[0], np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-    seen = {}
+def test_the_teacher_sees_the_students_batches_each_while_the_student_is_at_the_one_before():
+    images, y = colour_images(3 * 4)[0].reshape(3, 4, 32, 32, 3), np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
+    taught, started, seen = [], [threading.Event() for _ in images], []
 
     class Teacher:
-        def predict_on_batch(self, images):
-            seen["teacher"] = images
-            return np.full((4, 3), 1 / 3, np.float32)
+        def predict_on_batch(self, x):
+            started[len(taught)].set()
+            taught.append(x)
+            return np.full((4, 3), len(taught), np.float32)
 
     class Student:
         variables, optimizer = (), types.SimpleNamespace(learning_rate=0.1)
@@ -88,28 +90,42 @@ def test_teacher_and_student_see_the_same_batch():
         def reset_metrics(self):
             pass
 
-        def train_on_batch(self, images, targets, weights, return_dict):
-            seen.update(student=images, targets=targets, weights=weights)
+        def train_on_batch(self, x, targets, weights, return_dict):
+            seen.append((x, targets, weights))
+            assert all(event.wait(10) for event in started[: len(seen) + 1])
             return {"loss": 1.0, "accuracy": 0.0}
 
-    class Batches:
+    class Three:
         batch_size = 4
 
         def __len__(self):
-            return 1
+            return 3
 
         def epoch(self, number, cutmix):
-            yield x, y
+            yield from ((x, y) for x in images)
 
         def sample_weights(self, targets):
             return targets @ np.array([1, 2, 3])
 
-    trainer.train_epoch(Student(), Batches(), 0, TrainConfig().resolved(4), Teacher())
-    assert seen["teacher"] is x and seen["student"] is x
-    np.testing.assert_array_equal(seen["weights"], [1, 2, 3, 1])
-    assert seen["targets"].shape == (4, 2, 3) and seen["targets"].dtype == np.float32
-    np.testing.assert_array_equal(seen["targets"][:, 0], y)
-    np.testing.assert_array_equal(seen["targets"][:, 1], np.full((4, 3), 1 / 3, np.float32))
+    trainer.train_epoch(Student(), Three(), 0, TrainConfig().resolved(4), Teacher())
+    for number, (x, targets, weights) in enumerate(seen, 1):
+        assert x is taught[number - 1] and (x == images[number - 1]).all()
+        np.testing.assert_array_equal(weights, [1, 2, 3, 1])
+        assert targets.shape == (4, 2, 3) and targets.dtype == np.float32
+        np.testing.assert_array_equal(targets[:, 0], y)
+        np.testing.assert_array_equal(targets[:, 1], np.full((4, 3), number, np.float32))
+    assert len(seen) == 3
+
+
+def test_an_error_of_the_teacher_ends_the_training():
+    class Teacher:
+        def predict_on_batch(self, x):
+            raise MemoryError
+
+    student = types.SimpleNamespace(variables=())
+    batches = Batches(Split(*colour_images(8), "train"), 3, 4, seed=0)
+    with pytest.raises(MemoryError):
+        trainer.train_epoch(student, batches, 0, TrainConfig().resolved(8), Teacher())
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
