@@ -231,12 +231,17 @@ def ablation(found: dict) -> str:
             row["macs"] = f"{row['macs'] / 1e6:.1f}M"
         heading = {"setting": f"{epochs} epochs", "each": f"top-1 with seed {' / '.join(map(str, tried))}, %"}
         parts.append(table(heading | {"difference": "difference, points"} | columns, rows))
-    trained = ", ".join(dict.fromkeys(f"{row['hardware']}, {row['trained']}" for row in found["rows"]))
+    places: dict[str, list] = {}
+    for row in found["rows"]:
+        machines = row["hardware"].replace("; ", ", then ")
+        places.setdefault(f"on {machines}, {row['trained']}", []).append(row["setting"])
+    (place, _), *others = places.items()
+    trained = "; ".join([place, *(f"{', '.join(settings)} {place}" for place, settings in others)])
     commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
     accuracy = found["rows"][0]["seeds"][0]["top1_accuracy"]
     images, error = f"{found['num_images']:,} images", 100 * (accuracy * (1 - accuracy) / found["num_images"]) ** 0.5
     parts.append(
-        f"Trained on {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. Seeds above "
+        f"Trained {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. Seeds above "
         f"0 train without a validation split. {measured(found)}"
     )
     return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{commands}\n\n</details>"])

@@ -347,6 +347,7 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
     rows = [ablation_row("all", 30, {0: 0.7, 1: 0.72}), ablation_row("none", 30, {1: 0.7, 0: 0.69}),
             ablation_row("one seed", 30, {1: 0.74}), ablation_row("all", 150, {0: 0.8}),
             ablation_row("none", 150, {0: 0.75})]  # fmt: skip
+    rows[1]["hardware"] = rows[2]["hardware"] = "a GPU; a CPU"
     text = readme.ablation({**results("ablation"), "rows": rows})
     assert [line for line in text.splitlines() if line.startswith(("| all", "| none", "| one seed"))] == [
         "| all | 70.00 / 72.00 | – | 10 | 2.0M |",
@@ -355,6 +356,7 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
         "| all | 80.00 | – | 10 | 2.0M |",
         "| none | 75.00 | -5.00 | 10 | 2.0M |",
     ]
+    assert "\nTrained on a GPU, 2026-11-26; none, one seed on a GPU, then a CPU, 2026-11-26; hold-out" in text
 
 
 def ablation_row(setting, epochs, seeds):
