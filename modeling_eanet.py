@@ -122,7 +122,7 @@ class EANetConfig:
             value = getattr(self, name)
             fits = isinstance(value, tuple) and len(value) == stages and all(map(_is_count, value))
             fits = fits and (name != "depths" or sum(value) <= 64)  # building more takes longer than any file is worth
-            self._require(fits, name, f"must be {stages} integer(s), at least 1, one per stage; depths 64 in all")
+            self._require(fits, name, f"must be one integer, at least 1, for each stage ({stages}); depths 64 in all")
         self._require(not conv or patch & (patch - 1) == 0, "patch_size", "must be a power of two for the conv tokenizer")
         side = patch * 2 ** min(stages - 1, 30)
         self._require(self.image_size % side == 0, "image_size", f"must be a multiple of {side}, the size of a last token")

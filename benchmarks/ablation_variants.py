@@ -107,6 +107,9 @@ def changed_blocks(variant: str | None):
 def main(argv=None) -> int:
     """Run train.py with the variant that the first argument names."""
     name, *options = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help"):
+        print(f"{__doc__}\nVariants: {', '.join(VARIANTS)}. Options: `python train.py --help`.")
+        return 0
     if name not in VARIANTS:
         raise UserError(f"{name!r}: the first argument must be one of {', '.join(VARIANTS)}")
     with changed_blocks(name):

@@ -235,14 +235,15 @@ def ablation(found: dict) -> str:
     for row in found["rows"]:
         machines = row["hardware"].replace("; ", ", then ")
         places.setdefault(f"on {machines}, {row['trained']}", []).append(row["setting"])
+    several = any(each["seed"] for row in found["rows"] for each in row["seeds"])
+    note = "Seeds above 0 train without a validation split. " if several else ""
     (place, _), *others = places.items()
     trained = "; ".join([place, *(f"{', '.join(settings)} {place}" for place, settings in others)])
     commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
     accuracy = found["rows"][0]["seeds"][0]["top1_accuracy"]
     images, error = f"{found['num_images']:,} images", 100 * (accuracy * (1 - accuracy) / found["num_images"]) ** 0.5
     parts.append(
-        f"Trained {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. Seeds above "
-        f"0 train without a validation split. {measured(found)}"
+        f"Trained {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. {note}{measured(found)}"
     )
     return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{commands}\n\n</details>"])
 

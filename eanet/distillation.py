@@ -10,8 +10,8 @@ import numpy as np
 from eanet.cli import UserError, first_line, read_json
 from eanet.folding import deployment_form
 from eanet.loaded_model import load_config
-from eanet.saving import dtype_policy
-from modeling_eanet import CONFIG_FILE, EANetConfig, from_pretrained_keras
+from eanet.saving import dtype_policy, load_source, require_finite
+from modeling_eanet import CONFIG_FILE, EANetConfig
 
 SMALLEST = 1e-7  # of a probability before its logarithm, as in Keras' cross-entropy
 
@@ -65,7 +65,7 @@ def load_teacher(folder, name, config: EANetConfig, precision: str = "float32"):
         from eanet.fused_layers import with_fused_layers
 
         with dtype_policy(precision):
-            return with_fused_layers(deployment_form(from_pretrained_keras(folder)))
+            return with_fused_layers(deployment_form(load_source(folder, f"teacher {name}")))
     import keras
 
     size = config.image_size
@@ -74,6 +74,7 @@ def load_teacher(folder, name, config: EANetConfig, precision: str = "float32"):
         probabilities = np.asarray(teacher(np.zeros((1, size, size, 3), np.float32), training=False))
     except Exception as error:  # of any layer
         raise UserError(f"teacher {name}: cannot be loaded, or takes no images ({first_line(error)})") from None
+    require_finite(teacher, f"teacher {name}")
     if probabilities.shape != (1, config.num_classes) or not abs(probabilities.sum() - 1) < 1e-2:
         raise UserError(f"teacher {name}: must return one probability for each of the {config.num_classes} classes")
     return teacher

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def rendered(figure):
     from PIL import Image
 
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100 * PIXELS, transparent=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # of a class name: drawn as a box
+        figure.savefig(file, format="png", dpi=100 * PIXELS, transparent=True)
     return Image.open(file).convert("RGBA")
 
 
@@ -142,7 +145,7 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
     caption = f"Accuracy and loss over the {len(epochs)} epochs {start}."
     if recipe.get("teacher"):
         caption += " The training loss is that of distillation."
-    if recipe.get("cutmix"):
+    if recipe.get("cutmix") and cutmix_epochs(recipe.get("epochs", len(epochs))):
         stops = len(epochs) > cutmix_epochs(recipe.get("epochs", len(epochs)))
         more = "; they improve suddenly when CutMix stops, near the end." if stops else ", half of them mixed by CutMix."
         caption += " Training values are for augmented images" + more

@@ -114,13 +114,20 @@ def _other_models(config: TrainConfig, recorded: dict) -> tuple[Path | None, Pat
     """Return the folders of the initial weights, unless they are in a checkpoint already, and of the teacher."""
     initial = teacher = None
     if config.init_from and not (config.output / CHECKPOINT_FILE).is_file():
-        initial = model_folder(config.init_from, files=(CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
+        initial = _source_folder("init_from", config.init_from, (CONFIG_FILE, WEIGHTS_FILE, RESULTS_FILE))
     if config.teacher:
-        teacher = model_folder(config.teacher, files=TEACHER_FILES)
+        teacher = _source_folder("teacher", config.teacher, TEACHER_FILES)
     for name, folder, given in (("init_from", initial, config.init_from), ("teacher", teacher, config.teacher)):
         if _same_weights(folder, recorded.get(WEIGHTS_KEYS[name])) is False:  # of a Hub repository that has changed
             raise _another_run(config, name, f"{recorded['recipe'][name]} (other weights)", given)
     return initial, teacher
+
+
+def _source_folder(option: str, name, files) -> Path:
+    try:
+        return model_folder(name, files=files)
+    except UserError as error:
+        raise UserError(f"{option} {error}") from error
 
 
 def _new_settings(config: TrainConfig, architecture: EANetConfig, dataset: Dataset, initial, teacher) -> dict:

@@ -61,9 +61,9 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
     import keras
 
     if saved_model and not can_write_saved_model():
-        raise UserError(
-            "the SavedModel needs TensorFlow, tf_keras and KERAS_BACKEND=tensorflow; `pip install tensorflow tf_keras`"
-        )
+        backend = keras.backend.backend()
+        how = "`pip install tf_keras`" if backend == "tensorflow" else "set KERAS_BACKEND=tensorflow where it is installed"
+        raise UserError(f"backend {backend}: the SavedModel needs TensorFlow, tf_keras; {how}")
     saved_model = can_write_saved_model() if saved_model is None else saved_model
     clean = inference_copy(model, config_of(model, config))
     directory = Path(directory)
@@ -186,6 +186,29 @@ def warn_if_foreign(model, folder) -> bool:
     reason = "its weights or class names are not those of its eval_results.json; they come from another run, or were changed"
     print(f"{Path(sys.argv[0]).name}: warning: {printable(str(folder))}: {reason}", file=sys.stderr)
     return True
+
+
+def load_source(folder, name: str):
+    """Load the EANet that a training run begins with or learns from; a warning if its weights are not those of its results.
+
+    Args:
+        folder: its model folder.
+        name: the option and what was given, for the error message.
+
+    Raises:
+        UserError: as `from_pretrained_keras`, or a weight is not a finite number.
+    """
+    model = from_pretrained_keras(folder)
+    require_finite(model, name)
+    warn_if_foreign(model, folder)
+    return model
+
+
+def require_finite(model, name: str) -> None:
+    """Raise UserError if a weight of a model is not a finite number."""
+    for variable in model.weights:
+        if not np.isfinite(np.asarray(variable, np.float32)).all():
+            raise UserError(f"{name}: its weights are damaged; {variable.path} has values that are not finite numbers")
 
 
 def _checksums(model, config=None) -> tuple[str, str]:

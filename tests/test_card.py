@@ -288,14 +288,18 @@ def test_the_training_is_told_with_every_setting(training_facts):
     old = card.render_card(training_facts({k: v for k, v in TRAINING.items() if k != "recipe"}))
     assert "| 1 | 1 | 1 | seed 7 | 4 s | a laptop | 2026-01-31 |" in old  # of an older train.py
     assert "Initial weights: `runs/base`." in old and "shipped weights" not in old
-    new = card.render_card(training_facts({**TRAINING, "wall_time_s": 5400, "backend": "jax 1"}))
-    for words in ("1 h 30 min", "a laptop, jax 1", "CutMix on 50%", "batch 64", "peak learning rate 0.005, 2 warm-up epochs",
+    new = card.render_card(training_facts({**TRAINING, "epochs": 2, "wall_time_s": 5400, "backend": "jax 1"}))
+    for words in ("1 h 30 min", "a laptop, jax 1", "CutMix on 50%, none in the last epoch", "batch 64",
+                  "peak learning rate 0.005, 2 warm-up epochs",
                   "weight decay 0.1", "label smoothing 0.05", "float32; seed 7",
                   "The shipped weights are the moving average of the weights (momentum 0.9975)."):  # fmt: skip
         assert words in new
     plain = card.render_card(training_facts({**TRAINING, "recipe": {**RECIPE, "cutmix": 0.0, "ema": 0.0}}))
     assert "CutMix" not in plain and "average of the weights" not in plain
     assert "The shipped weights are the final weights of the training." in plain
+    for epochs, cutmix in ((1, None), (20, "CutMix on 50%, none in the last tenth;")):
+        shown = card.render_card(training_facts({**TRAINING, "epochs": epochs}))
+        assert cutmix in shown if cutmix else "CutMix" not in shown
     assert "distilled" not in new
     taught = {**RECIPE, "teacher": "models/base", "distill": 0.9, "distill_temperature": 1.5}
     distilled = card.render_card(training_facts({**TRAINING, "recipe": taught}))
@@ -339,7 +343,7 @@ def test_a_fine_tuned_model_names_its_base_and_tells_its_own_training_only(train
 
 def test_a_teacher_or_base_inside_a_published_repository_is_named_by_its_path_there(training_facts, tmp_path, monkeypatch):
     published = publish(tmp_path / "published")
-    for name in ("split_lineage", "name_sources"):
+    for name in ("split_lineage", "name_sources", "own_teachers"):
         monkeypatch.setattr(card_facts, name, functools.partial(getattr(lineage, name), tree=published))
     larger, taught = {**FIRST, "seed": 5}, {**RECIPE, "distill": 0.9, "distill_temperature": 1.5}
     for path, record, shown in (("models/base", larger, "me/base/models/base"), (".", FIRST, "me/base")):
@@ -349,6 +353,12 @@ def test_a_teacher_or_base_inside_a_published_repository_is_named_by_its_path_th
         assert run["recipe"]["teacher"] == path  # the run's own record stays
         lineage.name_sources([run], "me/base", published)
         assert run["recipe"]["teacher"] == path  # as in the card of the repository itself
+    tuned = {**TUNED, "command": "python train.py --init-from . --output runs/tuned"}  # of the published model
+    run = {**TUNED, "recipe": {**taught, "teacher": "runs/tuned"}, "teacher_run": tuned, "init_from": None}
+    run |= {"parent_run": None, "command": "python train.py --teacher runs/tuned"}
+    text = card.render_card(training_facts(run))
+    commands = "python train.py --init-from me/base --output runs/tuned\npython train.py --teacher runs/tuned"
+    assert f"```bash\n{commands}\n```" in text and "distilled from run 1 (`runs/tuned`;" in text and "seed 8 |" not in text
     command = "python train.py --init-from models/base"
     text = card.render_card(training_facts({**TUNED, "init_from": "models/base", "parent_run": larger, "command": command}))
     assert metadata(text)["base_model"] == "me/base" and "Initial weights: `me/base/models/base`." in text

@@ -76,6 +76,7 @@ def test_run_says_and_records_what_it_found(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "left_out.json").read_text()) == FOUND["left_out"]
     results = json.loads((tmp_path / "run" / "eval_results.json").read_text())
     assert results["num_images"] == 3 and results["dataset"]["split"] == "validation"
+    assert results["dataset"]["note"] == "validation split, 3 of its 3 images also in train"
     assert results["training"]["recipe"]["class_weights"] == "balanced"
     assert "--class-weights balanced" in results["training"]["command"]
     assert run_main(train, *options) == 2

@@ -9,10 +9,20 @@ import sys
 import threading
 import types
 
+import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, colour_images, tiny_config, write_official
-from training_runs import assert_same_weights, colours, error_line, main, quick_runs, read_json, train_config
+from training_runs import (
+    assert_same_weights,
+    colours,
+    error_line,
+    main,
+    quick_runs,
+    read_json,
+    train_config,
+    without_saved_model,
+)
 
 from eanet import run_dir, trainer
 from eanet.cli import write_json
@@ -159,7 +169,7 @@ def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path, capsy
         done = subprocess.run(command, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         out, err = done.stdout, done.stderr
-    assert "resuming after epoch 1 of 2" in err and err.count("parameters\n") == 2
+    assert "resuming after epoch 1 of 2" in err and err.count("learning from teacher ") == 2
     assert out.split()[-1] == backend
     assert_same_weights(tmp_path / "unbroken", tmp_path / "resumed")
     ours, theirs = (read_json(tmp_path / name / "history.json") for name in ("unbroken", "resumed"))
@@ -300,14 +310,38 @@ def test_damaged_teacher(content, colour_folder, tmp_path):
 
 
 def test_missing_teacher(tmp_path):
-    assert error_of(tmp_path / "run", tmp_path / "nowhere").startswith(f"{tmp_path / 'nowhere'}: not a local folder")
+    assert error_of(tmp_path / "run", tmp_path / "nowhere").startswith(f"teacher {tmp_path / 'nowhere'}: not a local folder")
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--init-from"])
+def test_damaged_weights_are_not_blamed_on_the_learning_rate(option, colour_folder, tmp_path):
+    folder, name = shutil.copytree(colour_folder, tmp_path / "model"), option[2:].replace("-", "_")
+    recipe = [*QUICK[2:], *(("--preset", "tiny") if name == "teacher" else ())]
+    with h5py.File(folder / "model.weights.h5", "r+") as file:
+        found = []
+        file.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        found[-1][0] = float("nan")
+    line = error_line(*main("--data", colours(), *recipe, option, folder, "--output", tmp_path / "run")[::2])
+    assert f": {name} {folder}: its weights are damaged; " in line and line.endswith("not finite numbers")
+
+
+@pytest.mark.parametrize("option", ["--teacher", "--init-from"])
+def test_weights_of_another_run_are_named(option, colour_folder, tmp_path):
+    folder = shutil.copytree(colour_folder, tmp_path / "model")
+    write_json(folder / "eval_results.json", {"model": {"checksum": "00000000"}})
+    recipe = [*QUICK[2:], *(("--preset", "tiny") if option == "--teacher" else ())]
+    with quick_runs(), without_saved_model():
+        status, _, err = main("--data", colours(), *recipe, "--epochs", 1, option, folder, "--output", tmp_path / "run")
+    assert status == 0 and f"warning: {folder}: its weights or class names are not those of its eval_results.json" in err
 
 
 @pytest.mark.parametrize(("changes", "says"), [
+    (dict(teacher=""), "^teacher : must be a model folder or a Hub repo id"),
+    (dict(init_from=" "), "^init_from  : must be a model folder or a Hub repo id"),
     (dict(distill=0.5), "^distill 0.5: needs a teacher"),
     (dict(distill_temperature=2.0), "^distill_temperature 2.0: needs a teacher"),
     (dict(teacher="user/name", distill=1.5), r"^distill 1.5: must be a number in \[0, 1\]"),
-    (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0"),
+    (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0, at most 100"),
 ])  # fmt: skip
 def test_invalid_options(changes, says):
     with pytest.raises(UserError, match=says):

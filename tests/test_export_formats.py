@@ -136,6 +136,18 @@ def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path):
     assert {"probabilities", "features", "attention_0", "attention_1"} == outputs
 
 
+@pytest.mark.parametrize("images", [3, 50, 64])  # batches of one size for any number
+def test_int8_takes_any_number_of_calibration_images(images, colour_model, split, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantize, "BATCH", 20)
+    found, expected = quantize.export_int8(colour_model, tmp_path / "m.onnx", split.x[:images], split)
+    assert found >= expected - 1 / 32
+    reader, seen = quantize._Batches(np.arange(images)), []
+    while batch := reader.get_next():
+        seen.append(batch[quantize.INPUT])
+    assert len({rows.shape for rows in seen}) == 1 and reader.count == sum(map(len, seen))
+    assert set(np.concatenate(seen)) == set(range(images))
+
+
 @pytest.mark.slow
 def test_litert_int8_keeps_the_accuracy(colour_model, split, tmp_path):
     pytest.importorskip("ai_edge_quantizer")

@@ -55,12 +55,12 @@ def _images(dataset: Dataset) -> str:
         if split is None:
             parts.append(f"no {name} split")
             continue
-        repeated = 0 if name == "train" else _also_in_train(split, dataset.train)
+        repeated = 0 if name == "train" else also_in_train(split, dataset.train)
         parts.append(f"{len(split):,} {name}" + (f" ({repeated:,} of them also in train)" if repeated else ""))
     return "images: " + ", ".join(parts)
 
 
-def _also_in_train(split: Split, train: Split | None) -> int:
+def also_in_train(split: Split, train: Split | None) -> int:
     """Return how many images of a split are also training images; 0 where it would take long to see."""
     if train is None or train.x.nbytes > MOST_COMPARED:
         return 0

@@ -120,19 +120,25 @@ def _mean_inputs(model, nodes, images) -> dict[str, np.ndarray]:
     while (batch := reader.get_next()) is not None:
         for name, values in zip(names, session.run(names, batch), strict=True):
             sums[name] = sums[name] + values.mean(axis=(2, 3)).sum(axis=0)
-    return {name: np.asarray(total) / len(images) for name, total in sums.items()}
+    return {name: np.asarray(total) / reader.count for name, total in sums.items()}
 
 
 class _Batches:
-    """Feeds the calibration images to onnxruntime, as its CalibrationDataReader does."""
+    """Feeds the calibration images to onnxruntime, as its CalibrationDataReader does.
+
+    Its collectors need batches of one size: the first images fill up the last batch.
+    """
 
     def __init__(self, images):
-        self._images, self._start = images, 0
+        size = min(BATCH, len(images))
+        self.count = -(-len(images) // size) * size
+        self._images, self._left = images, np.arange(self.count).reshape(-1, size) % len(images)
 
     def get_next(self) -> dict | None:
-        batch = np.asarray(self._images[self._start : self._start + BATCH], np.float32)
-        self._start += BATCH
-        return {INPUT: batch} if len(batch) else None
+        if not len(self._left):
+            return None
+        rows, self._left = self._left[0], self._left[1:]
+        return {INPUT: np.asarray(self._images[rows], np.float32)}
 
 
 def _shorten_names(graph) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import eanet
 from eanet.data import is_repo_id
 from eanet.hub.card import repository_of
-from eanet.run_dir import lineage, parent_run, recorded_training
+from eanet.run_dir import parent_run, recorded_training, training_runs
 
 # The package's folder, not resolved: in the Hub's cache every file is a link into blobs/.
 TREE = Path(eanet.__file__).absolute().parent.parent
@@ -17,12 +17,12 @@ OUTPUTS = "runs/"  # where train.py puts runs: a path that starts so is not a re
 INIT_FROM = re.compile(r"(--init-from[ =])(?:'[^']*'|[^\s'])+")
 
 
-def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[str | None, list[dict]]:
+def split_lineage(runs: list[dict], repo_id: str | None, tree: Path = TREE) -> tuple[str | None, list[dict]]:
     """Find the published model that the latest runs were fine-tuned from.
 
     Args:
         runs: from `run_dir.training_runs`, oldest first.
-        repo_id: the repository of the card; a model is not its own base.
+        repo_id: the repository of the card, if it has one; a model is not its own base.
         tree: folder of the code, which may be a copy of the published model.
 
     Returns:
@@ -35,19 +35,32 @@ def split_lineage(runs: list[dict], repo_id: str, tree: Path = TREE) -> tuple[st
     return None, runs
 
 
-def own_teachers(runs: list[dict], sibling: dict | None = None) -> list[dict]:
+def own_teachers(runs: list[dict], sibling: dict | None = None, repo_id: str | None = None, tree: Path = TREE) -> list[dict]:
     """Return the runs that trained the teachers of `runs`, oldest first; not those of models published elsewhere.
 
     Args:
         runs: from `split_lineage`.
         sibling: record of the run that trained `LARGER` in the same repository, or None.
+        repo_id: as for `split_lineage`.
+        tree: as for `split_lineage`.
     """
     found: list[dict] = []
     for run in runs:
         recipe, teacher = run.get("recipe"), run.get("teacher_run")
         name = recipe.get("teacher") if isinstance(recipe, dict) else None
         if str(name).startswith(OUTPUTS) or sibling and teacher == sibling:
-            found += [each for each in lineage(teacher) if each not in found]
+            found += [each for each in _own_lineage(teacher, repo_id, tree) if each not in found]
+    return found
+
+
+def _own_lineage(record: dict | None, repo_id: str | None, tree: Path) -> list[dict]:
+    """Return the runs that a model learned from, as `run_dir.lineage`, but for those of models published elsewhere."""
+    found: list[dict] = []
+    for run in split_lineage(training_runs(record or {}), repo_id, tree)[1]:
+        teacher = run.get("teacher_run")
+        base, _ = _published((run.get("recipe") or {}).get("teacher"), teacher, tree)
+        behind = _own_lineage(teacher, repo_id, tree) if base in (None, repo_id) else []
+        found += [each for each in (*behind, run) if each not in found]
     return found
 
 

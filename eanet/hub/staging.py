@@ -28,7 +28,7 @@ from eanet.hub.provenance import (
 from eanet.hub.records import read_record
 from eanet.hub.samples import publish_samples
 from eanet.hub.tokens import check_file, check_no_token
-from eanet.run_dir import HISTORY_FILE, RESULTS_FILE
+from eanet.run_dir import HISTORY_FILE, RESULTS_FILE, SETTINGS_FILE
 from eanet.run_lock import check_idle
 from eanet.saving import KERAS_FILES, LEGACY_ONNX_FILE, ONNX_FILE, SAVED_MODEL_FILES
 
@@ -246,7 +246,9 @@ def _remove_mistakes(folder: Path) -> None:
 
 def _check_complete(run: Path, folder: Path, saved_model: bool) -> None:
     if not any((folder / name).exists() for name in KERAS_FILES):
-        raise UserError(f"{run}: holds no model; `python train.py --output {run}` trains one")
+        begun = (run / SETTINGS_FILE).is_file()
+        hint = "its run is not finished; the same command goes on" if begun else "give the output of a train.py run"
+        raise UserError(f"{run}: holds no model; {hint}")
     adds = f"`python train.py --export {run}` adds it where TensorFlow is installed, or push with --no-saved-model"
     for name in (*KERAS_FILES, *(SAVED_MODEL_FILES if saved_model else ()), RESULTS_FILE):
         if not (folder / name).exists():
