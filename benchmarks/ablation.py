@@ -120,8 +120,10 @@ def row(name: str, runs: list[dict]) -> dict:
     folder = run_folder(name, first["seed"], first["epochs"])
     with changed_blocks(setting.variant):
         model = build_eanet(EANetConfig.from_json_file(common.ROOT / folder / "config.json"))
-    if model.count_params() != runs[0]["model"]["parameters"]:  # a run does not record its variant
-        raise UserError(f"{folder}: was not trained {setting.title}; delete it, and it is trained again")
+    for each in runs:  # a run does not record its variant
+        if model.count_params() != each["model"]["parameters"]:
+            wrong = run_folder(name, each["training"]["seed"], first["epochs"])
+            raise UserError(f'{wrong}: is no run of "{setting.title}"; delete it, and it is trained again')
     words = command(name, first["seed"], first["epochs"], "cifar-100-dev.tar.gz", folder)
     return {
         "setting": setting.title,

@@ -234,11 +234,11 @@ def ablation(found: dict) -> str:
     places: dict[str, list] = {}
     for row in found["rows"]:
         machines = row["hardware"].replace("; ", ", then ")
-        places.setdefault(f"on {machines}, {row['trained']}", []).append(row["setting"])
+        places.setdefault(f"on {machines}, {row['trained']}", []).append(f'"{row["setting"]}"')
     several = any(each["seed"] for row in found["rows"] for each in row["seeds"])
     note = "Seeds above 0 train without a validation split. " if several else ""
     (place, _), *others = places.items()
-    trained = "; ".join([place, *(f"{', '.join(settings)} {place}" for place, settings in others)])
+    trained = "; ".join([place, *(f"{' and '.join(settings)} {place}" for place, settings in others)])
     commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
     accuracy = found["rows"][0]["seeds"][0]["top1_accuracy"]
     images, error = f"{found['num_images']:,} images", 100 * (accuracy * (1 - accuracy) / found["num_images"]) ** 0.5

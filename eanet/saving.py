@@ -199,16 +199,11 @@ def load_source(folder, name: str):
         UserError: as `from_pretrained_keras`, or a weight is not a finite number.
     """
     model = from_pretrained_keras(folder)
-    require_finite(model, name)
-    warn_if_foreign(model, folder)
-    return model
-
-
-def require_finite(model, name: str) -> None:
-    """Raise UserError if a weight of a model is not a finite number."""
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable, np.float32)).all():
             raise UserError(f"{name}: its weights are damaged; {variable.path} has values that are not finite numbers")
+    warn_if_foreign(model, folder)
+    return model
 
 
 def _checksums(model, config=None) -> tuple[str, str]:

@@ -356,7 +356,7 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
         "| all | 80.00 | – | 10 | 2.0M |",
         "| none | 75.00 | -5.00 | 10 | 2.0M |",
     ]
-    assert "\nTrained on a GPU, 2026-11-26; none, one seed on a GPU, then a CPU, 2026-11-26; hold-out" in text
+    assert '\nTrained on a GPU, 2026-11-26; "none" and "one seed" on a GPU, then a CPU, 2026-11-26; hold-out' in text
 
 
 def ablation_row(setting, epochs, seeds):
@@ -397,7 +397,7 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
     record["recipe"], found["model"] = trained, {"parameters": parameters["with squeeze-and-excitation"]}
     (run / "eval_results.json").write_text(json.dumps(found))
     assert run_main(ablation, *options) == 2
-    assert "branches-2-1: was not trained with foldable depthwise branches; delete it" in capsys.readouterr().err
+    assert 'branches-2-1: is no run of "with foldable depthwise branches"; delete it' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variant", ablation_variants.VARIANTS)

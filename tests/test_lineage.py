@@ -1,10 +1,11 @@
 """Which runs are a model's own: the published model it was fine-tuned from, and its teachers."""
 
+import copy
 import json
 
 import pytest
 
-from eanet.hub.lineage import own_teachers, split_lineage
+from eanet.hub.lineage import name_sources, own_teachers, split_lineage
 from eanet.run_dir import training_runs
 
 RECIPE = dict(cutmix=0.5, batch_size=64, learning_rate=0.005, warmup_epochs=2.0, weight_decay=0.1, label_smoothing=0.05)
@@ -55,3 +56,28 @@ def test_own_teachers_are_those_of_runs_and_of_the_larger_model_here():
         own_teachers([inside], teacher) == own_teachers([inside, inside], teacher) == [teacher]
         and own_teachers([inside], {}) == own_teachers([inside]) == []
     )
+
+
+def test_copies_of_a_record_are_named_alike_so_that_they_stay_equal(tmp_path):
+    published = publish(tmp_path)
+    teacher = {**TRAINING, "init_from": None, "recipe": {"teacher": "."}, "teacher_run": FIRST}
+    teacher["command"] = "python train.py --teacher . --output runs/t"
+    parent = {**TRAINING, "init_from": None, "recipe": {"teacher": "runs/t"}, "teacher_run": teacher}
+    last = {**parent, "init_from": "runs/p", "parent_run": parent}
+    runs = training_runs(copy.deepcopy(last))
+    runs[-1]["teacher_run"] = copy.deepcopy(teacher)  # as in JSON, where nothing is shared
+    teachers = own_teachers(runs, None, "me/new", published)
+    name_sources([*teachers, *runs], "me/new", published)
+    assert [run["command"] for run in teachers] == ["python train.py --teacher me/base --output runs/t"]
+    assert teachers == [run["teacher_run"] for run in runs[:1]] == [runs[-1]["teacher_run"]]
+    assert runs[0] == runs[1]["parent_run"] and teachers[0]["recipe"]["teacher"] == "me/base"
+
+
+def test_a_teacher_that_was_pulled_into_runs_is_not_an_own_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    publish(tmp_path / "tree")
+    (tmp_path / "runs").mkdir()
+    publish(tmp_path / "runs" / "pulled")
+    run = {**TRAINING, "init_from": None, "recipe": {"teacher": "runs/pulled"}, "teacher_run": FIRST}
+    assert own_teachers([run], None, "me/new", tmp_path / "tree") == []
+    assert own_teachers([run], None, "me/base", tmp_path / "tree") == [FIRST]

@@ -241,7 +241,7 @@ def test_run_without_a_test_split_is_measured_on_the_validation_split(tmp_path):
     assert status == 0, err
     results = json.loads(out)
     note = "10 images of the train split, held out by seed 1"
-    assert f"no test split: measured on {note}; too few to tell much, a test split or a larger validation_split" in err
+    assert f"measured on {note}; too few to tell much: a test split or a larger validation_split tells more" in err
     assert results["dataset"] == {"id": "", "name": f"images ({note})", "split": "validation", "note": note}
     assert results["num_images"] == 10
     assert EANetConfig.from_json_file(tmp_path / "run" / "config.json").id2label == {0: "b", 1: "g", 2: "r"}

@@ -126,13 +126,13 @@ def _mean_inputs(model, nodes, images) -> dict[str, np.ndarray]:
 class _Batches:
     """Feeds the calibration images to onnxruntime, as its CalibrationDataReader does.
 
-    Its collectors need batches of one size: the first images fill up the last batch.
+    Its collectors need batches of one size: a few of the first images come again in the last one.
     """
 
     def __init__(self, images):
-        size = min(BATCH, len(images))
-        self.count = -(-len(images) // size) * size
-        self._images, self._left = images, np.arange(self.count).reshape(-1, size) % len(images)
+        batches = -(-len(images) // BATCH)
+        self.count = -(-len(images) // batches) * batches
+        self._images, self._left = images, np.arange(self.count).reshape(batches, -1) % len(images)
 
     def get_next(self) -> dict | None:
         if not len(self._left):

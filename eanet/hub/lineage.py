@@ -14,7 +14,7 @@ from eanet.run_dir import parent_run, recorded_training, training_runs
 TREE = Path(eanet.__file__).absolute().parent.parent
 LARGER = "models/base"  # folder of another model in the repository of the published one: its teacher
 OUTPUTS = "runs/"  # where train.py puts runs: a path that starts so is not a repository's name
-INIT_FROM = re.compile(r"(--init-from[ =])(?:'[^']*'|[^\s'])+")
+OPTIONS = {name: re.compile(rf"(--{name}[ =])(?:'[^']*'|[^\s'])+") for name in ("init-from", "teacher")}  # with a path
 
 
 def split_lineage(runs: list[dict], repo_id: str | None, tree: Path = TREE) -> tuple[str | None, list[dict]]:
@@ -48,7 +48,8 @@ def own_teachers(runs: list[dict], sibling: dict | None = None, repo_id: str | N
     for run in runs:
         recipe, teacher = run.get("recipe"), run.get("teacher_run")
         name = recipe.get("teacher") if isinstance(recipe, dict) else None
-        if str(name).startswith(OUTPUTS) or sibling and teacher == sibling:
+        published = _published(name, teacher, tree)[0] not in (None, repo_id)
+        if not published and (str(name).startswith(OUTPUTS) or sibling and teacher == sibling):
             found += [each for each in _own_lineage(teacher, repo_id, tree) if each not in found]
     return found
 
@@ -72,16 +73,24 @@ def name_sources(runs: list[dict], repo_id: str, tree: Path = TREE) -> None:
         repo_id: the repository of the card, whose own models keep their paths.
         tree: as for `split_lineage`.
     """
-    for run in runs:
-        base, folder = _published(run.get("init_from"), parent_run(run), tree)
-        if base not in (None, repo_id):
-            run["init_from"] = "/".join(filter(None, (base, folder)))
-            if not folder:  # a command takes the name of a repository, but of none of its folders
-                run["command"] = INIT_FROM.sub(rf"\g<1>{base}", run["command"], count=1)
+    found = []  # all of them before a record changes, since records are compared; equal ones change alike
+    for run in _nested(runs):
         recipe = run.get("recipe") or {}
-        teacher, folder = _published(recipe.get("teacher"), run.get("teacher_run"), tree)
-        if teacher not in (None, repo_id):
-            recipe["teacher"] = "/".join(filter(None, (teacher, folder)))
+        found.append((run, run, "init_from", _published(run.get("init_from"), parent_run(run), tree)))
+        found.append((run, recipe, "teacher", _published(recipe.get("teacher"), run.get("teacher_run"), tree)))
+    for run, record, key, (name, folder) in found:
+        if name in (None, repo_id):
+            continue
+        record[key] = "/".join(filter(None, (name, folder)))
+        if not folder:  # a command takes the name of a repository, but of none of its folders
+            run["command"] = OPTIONS[key.replace("_", "-")].sub(rf"\g<1>{name}", run["command"], count=1)
+
+
+def _nested(runs):
+    """Yield the records of runs and of all the runs that these name."""
+    for run in filter(None, runs):
+        yield run
+        yield from _nested((parent_run(run), run.get("teacher_run")))
 
 
 def _published(path, training: dict | None, tree: Path) -> tuple[str | None, str | None]:

@@ -247,7 +247,7 @@ def _remove_mistakes(folder: Path) -> None:
 def _check_complete(run: Path, folder: Path, saved_model: bool) -> None:
     if not any((folder / name).exists() for name in KERAS_FILES):
         begun = (run / SETTINGS_FILE).is_file()
-        hint = "its run is not finished; the same command goes on" if begun else "give the output of a train.py run"
+        hint = "its run is not finished, the same command goes on" if begun else "give the output of a train.py run"
         raise UserError(f"{run}: holds no model; {hint}")
     adds = f"`python train.py --export {run}` adds it where TensorFlow is installed, or push with --no-saved-model"
     for name in (*KERAS_FILES, *(SAVED_MODEL_FILES if saved_model else ()), RESULTS_FILE):
