@@ -62,8 +62,8 @@ def save_pretrained_keras(model, directory, *, saved_model: bool | None = None, 
 
     if saved_model and not can_write_saved_model():
         backend = keras.backend.backend()
-        how = "`pip install tf_keras`" if backend == "tensorflow" else "set KERAS_BACKEND=tensorflow where it is installed"
-        raise UserError(f"backend {backend}: the SavedModel needs TensorFlow, tf_keras; {how}")
+        how = "`pip install tensorflow tf_keras`, KERAS_BACKEND=tensorflow"
+        raise UserError(f"backend {backend}: the SavedModel needs TensorFlow, tf_keras and TensorFlow's backend; {how}")
     saved_model = can_write_saved_model() if saved_model is None else saved_model
     clean = inference_copy(model, config_of(model, config))
     directory = Path(directory)

@@ -351,7 +351,7 @@ def test_a_teacher_or_base_inside_a_published_repository_is_named_by_its_path_th
         run = {**TUNED, "recipe": {**taught, "teacher": path}, "teacher_run": record}
         text = card.render_card(training_facts(run))
         assert f"distilled from `{shown}` (90% of the loss" in text and "seed 5 |" not in text
-        lineage.name_sources([run], "me/base", published)
+        lineage.name_sources([run], "me/base", None, published)
         assert run["recipe"]["teacher"] == path  # as in the card of the repository itself
     tuned = {**TUNED, "command": "python train.py --init-from . --output runs/tuned"}  # of the published model
     run = {**FIRST, "seed": 7, "recipe": {**taught, "teacher": "runs/tuned"}, "teacher_run": tuned}

@@ -67,7 +67,7 @@ def test_copies_of_a_record_are_named_alike_so_that_they_stay_equal(tmp_path):
     runs = training_runs(copy.deepcopy(last))
     runs[-1]["teacher_run"] = copy.deepcopy(teacher)  # as in JSON, where nothing is shared
     teachers = own_teachers(runs, None, "me/new", published)
-    name_sources([*teachers, *runs], "me/new", published)
+    name_sources([*teachers, *runs], "me/new", None, published)
     assert [run["command"] for run in teachers] == ["python train.py --teacher me/base --output runs/t"]
     assert teachers == [run["teacher_run"] for run in runs[:1]] == [runs[-1]["teacher_run"]]
     assert runs[0] == runs[1]["parent_run"] and teachers[0]["recipe"]["teacher"] == "me/base"

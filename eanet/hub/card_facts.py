@@ -52,8 +52,9 @@ def collect_facts(
     try:
         base, runs = split_lineage(training_runs(results["training"]), repo_id)
         epochs, parents = sum(run["epochs"] for run in runs), [run["command"] for run in runs[:-1]]
-        teachers = [run for run in own_teachers(runs, larger and larger["training"], repo_id) if run not in runs]
-        name_sources([*teachers, *runs], repo_id)
+        sibling = larger and larger["training"]
+        teachers = [run for run in own_teachers(runs, sibling, repo_id) if run not in runs]
+        name_sources([*teachers, *runs], repo_id, sibling)
     except (TypeError, AttributeError):
         raise UserError(f"{RESULTS_FILE}: its training record is damaged; the run's own command rewrites it") from None
     if dataset_name:

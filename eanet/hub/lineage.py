@@ -49,7 +49,7 @@ def own_teachers(runs: list[dict], sibling: dict | None = None, repo_id: str | N
         recipe, teacher = run.get("recipe"), run.get("teacher_run")
         name = recipe.get("teacher") if isinstance(recipe, dict) else None
         published = _published(name, teacher, tree)[0] not in (None, repo_id)
-        if not published and (str(name).startswith(OUTPUTS) or sibling and teacher == sibling):
+        if sibling and teacher == sibling or not published and str(name).startswith(OUTPUTS):
             found += [each for each in _own_lineage(teacher, repo_id, tree) if each not in found]
     return found
 
@@ -65,19 +65,22 @@ def _own_lineage(record: dict | None, repo_id: str | None, tree: Path) -> list[d
     return found
 
 
-def name_sources(runs: list[dict], repo_id: str, tree: Path = TREE) -> None:
+def name_sources(runs: list[dict], repo_id: str, sibling: dict | None = None, tree: Path = TREE) -> None:
     """Name the published models that runs begin with or learn from, in place of local paths, in the runs' records.
 
     Args:
         runs: from `split_lineage`.
         repo_id: the repository of the card, whose own models keep their paths.
+        sibling: as for `own_teachers`.
         tree: as for `split_lineage`.
     """
     found = []  # all of them before a record changes, since records are compared; equal ones change alike
     for run in _nested(runs):
         recipe = run.get("recipe") or {}
         found.append((run, run, "init_from", _published(run.get("init_from"), parent_run(run), tree)))
-        found.append((run, recipe, "teacher", _published(recipe.get("teacher"), run.get("teacher_run"), tree)))
+        teacher = run.get("teacher_run")
+        if not sibling or teacher != sibling:
+            found.append((run, recipe, "teacher", _published(recipe.get("teacher"), teacher, tree)))
     for run, record, key, (name, folder) in found:
         if name in (None, repo_id):
             continue
