@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eanet.cli import UserError, first_line, read_json
+from eanet.cli import UserError, atomic_path, first_line, read_json
 from eanet.folding import deployment_form
 from eanet.loaded_model import load_config
 from eanet.saving import dtype_policy, load_source
@@ -77,6 +77,45 @@ def load_teacher(folder, name, config: EANetConfig, precision: str = "float32"):
     if probabilities.shape != (1, config.num_classes) or not abs(probabilities.sum() - 1) < 1e-2:
         raise UserError(f"teacher {name}: must return one probability for each of the {config.num_classes} classes")
     return teacher
+
+
+class StoredOutputs:
+    """A teacher whose outputs for the batches of an epoch are kept in a file, and read from it when they are seen again.
+
+    Stored are logarithms in float16: 2 bytes per image and class, exact to 0.1% of a logarithm. The first time returns what
+    the file holds too, so that a run that is resumed after it trains on the same numbers.
+
+    Args:
+        teacher: from `load_teacher`.
+        path: of the file; written once all batches have been seen.
+        batches: their number.
+    """
+
+    def __init__(self, teacher, path: Path, batches: int):
+        self.teacher, self.path, self.batches = teacher, path, batches
+        self.seen: list[np.ndarray] = []
+        self.stored = iter(self._read())
+
+    def predict_on_batch(self, x) -> np.ndarray:
+        """Return the probabilities of the next batch, float32 (batch, num_classes)."""
+        logarithms = next(self.stored, None)
+        if logarithms is None:
+            probabilities = np.asarray(self.teacher.predict_on_batch(x), np.float32)
+            logarithms = np.log(np.maximum(probabilities, SMALLEST)).astype(np.float16)
+            self.seen.append(logarithms)
+            if len(self.seen) == self.batches:
+                self.path.parent.mkdir(exist_ok=True)
+                with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
+                    np.save(file, np.stack(self.seen))
+        return np.exp(logarithms.astype(np.float32))
+
+    def _read(self) -> np.ndarray | list:
+        """Return the stored logarithms, or [] if there are none or they are damaged: the teacher is there."""
+        try:
+            stored = np.load(self.path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return []
+        return stored if stored.ndim == 3 and len(stored) == self.batches else []
 
 
 def pack_targets(teacher, x, y) -> np.ndarray:

@@ -42,13 +42,13 @@ class EpochRunner:
         self._arrays, self._teacher = arrays, [v.value for v in taught]
         self._ahead: dict = {}  # what `_draws` returned, by its arguments
 
-    def train(self, epoch: int, cutmix: float) -> tuple[float, float]:
-        """Train for one epoch and return the means of loss and accuracy over its batches."""
+    def train(self, epoch: int, cutmix: float, following: int) -> tuple[float, float]:
+        """Train on the images of an epoch, of which `following` is the next, and return the means of loss and accuracy."""
         model = self.model
         draws = self._ahead.pop((epoch, cutmix), None) or self._draws(epoch, cutmix)
         variables = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
         state, means = self._train([[v.value for v in each] for each in variables], self._teacher, self._arrays, draws)
-        self._ahead = {(epoch + 1, cutmix): self._draws(epoch + 1, cutmix)}  # while the device works
+        self._ahead = {(following, cutmix): self._draws(following, cutmix)}  # while the device works
         for each, values in zip(variables, state, strict=True):
             for variable, value in zip(each, values, strict=True):
                 variable.assign(value)

@@ -28,6 +28,7 @@ from modeling_eanet import CONFIG_FILE, WEIGHTS_FILE, EANetConfig, model_folder
 SETTINGS_FILE, CHECKPOINT_FILE = "settings.json", "checkpoint.npz"
 RESULTS_FILE, HISTORY_FILE = "eval_results.json", "history.json"
 LEFT_OUT_FILE = "left_out.json"
+TEACHER_FOLDER = "teacher"  # the teacher's outputs that later epochs will read again
 TEACHER_FILES = (*KERAS_FILES, RESULTS_FILE)
 WEIGHTS_KEYS = {"init_from": "initial_weights_crc32", "teacher": "teacher_crc32"}  # in settings.json
 

@@ -20,7 +20,7 @@ RECIPE_FIELDS = (
 # Recorded only when used, so that runs of versions without these options can be resumed.
 OPTIONAL_RECIPE_FIELDS = (
     *("image_column", "label_column", "class_weights", "teacher", "distill", "distill_temperature"),
-    *("image_size", "resize", "freeze", "augment"),
+    *("teacher_epochs", "image_size", "resize", "freeze", "augment"),
 )
 # Options that follow the data where they are None, each in view of those before it; see TrainConfig.resolved.
 AUTOMATIC_FIELDS = ("learning_rate", "batch_size", "epochs", "warmup_epochs", "ema")
@@ -49,8 +49,18 @@ def cutmix_epochs(epochs: int) -> int:
     return epochs - max(1, epochs // 10)
 
 
+def source_epoch(epoch: int, epochs: int, teacher_epochs: int | None) -> int:
+    """Return the epoch whose augmented images `epoch` sees, both counted from 0: itself unless there are `teacher_epochs`.
+
+    With them the epochs with CutMix repeat the first `teacher_epochs` of them in turn, and so do those without, at the end.
+    """
+    first = 0 if epoch < cutmix_epochs(epochs) else cutmix_epochs(epochs)
+    return first + (epoch - first) % (teacher_epochs or epochs)
+
+
 _RULES = (
-    ("epochs stop_after batch_size image_size", lambda v: v is None or _is_int(v, 1), "must be an integer, at least 1"),
+    ("epochs stop_after batch_size teacher_epochs image_size", lambda v: v is None or _is_int(v, 1),
+     "must be an integer, at least 1"),
     ("seed", lambda v: _is_int(v, 0, 2**32), "must be an integer from 0 to 4294967295"),
     ("validation_split label_smoothing", lambda v: _is_number(v) and 0 <= v < 1, "must be a number in [0, 1)"),
     ("ema", lambda v: v is None or _is_number(v) and 0 <= v < 1, "must be a number in [0, 1), or None for the default"),
@@ -67,7 +77,7 @@ _RULES = (
     ("freeze", lambda v: v in (None, *FREEZE), f"must be one of {', '.join(FREEZE)}"),
     ("augment", lambda v: v is None or v in POLICIES, f"must be one of {', '.join(POLICIES)}, or None"),
     ("class_weights", lambda v: v in (None, "balanced"), 'must be "balanced", or None for equal weights'),
-)
+)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -101,6 +111,7 @@ class TrainConfig:
     # Weight of the teacher in the loss, the labels have the rest; and the temperature of both. 0.9 and 1.5 with a teacher.
     distill: float = None  # type: ignore[assignment]
     distill_temperature: float = None  # type: ignore[assignment]
+    teacher_epochs: int | None = None  # epochs of images that the teacher sees; later ones repeat them. None for all
     image_column: str | None = None  # of a table or a Hub data set; None to find it
     label_column: str | None = None
     dataset_name: str | None = None  # for people, in results and on the card; None for that of `data`
@@ -118,7 +129,7 @@ class TrainConfig:
                     raise UserError(f"{name} {value}: not allowed with init_from, which brings its architecture")
         elif self.preset is None:
             self.preset = "small"
-        for name, default in DISTILL_DEFAULTS.items():
+        for name, default in {**DISTILL_DEFAULTS, "teacher_epochs": None}.items():
             if self.teacher and getattr(self, name) is None:
                 setattr(self, name, default)
             elif not self.teacher and (value := getattr(self, name)) is not None:
@@ -131,6 +142,8 @@ class TrainConfig:
                     raise UserError(f"{name} {getattr(self, name)}: {hint}")
         if self.freeze and not self.init_from:
             raise UserError(f"freeze {self.freeze}: needs initial weights (init_from)")
+        if self.distribute and self.teacher_epochs:
+            raise UserError(f"teacher_epochs {self.teacher_epochs}: not allowed with distribute")
         for name in ("coordinator", "processes", "process_id"):
             if not self.distribute and (value := getattr(self, name)) is not None:
                 raise UserError(f"{name} {value}: needs distribute")

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import shlex
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import numpy as np
 
 from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe
-from eanet.distillation import distillation_loss, label_accuracy, load_teacher, pack_targets
+from eanet.distillation import StoredOutputs, distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
 from eanet.machine import keep_freed_memory, repeat_gpu_results
@@ -25,6 +26,7 @@ from eanet.run_dir import (
     LEFT_OUT_FILE,
     RESULTS_FILE,
     SETTINGS_FILE,
+    TEACHER_FOLDER,
     Checkpoint,
     Run,
     TensorBoardLog,
@@ -38,7 +40,7 @@ from eanet.run_dir import (
 )
 from eanet.run_lock import one_process
 from eanet.saving import can_write_saved_model, dtype_policy, inference_copy, load_source, save_pretrained_keras
-from eanet.train_config import TrainConfig, cutmix_epochs, default_ema
+from eanet.train_config import TrainConfig, cutmix_epochs, default_ema, source_epoch
 from modeling_eanet import EANetConfig, build_eanet, from_pretrained_keras
 
 # Batches over which batch norm statistics are recomputed, after each epoch and for the final weights.
@@ -114,6 +116,8 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
         record["temperature"] = temperature
     record["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
     results = _write_results(run, split, record, history)
+    if len(history["loss"]) == config.epochs:  # no later epoch needs them
+        shutil.rmtree(config.output / TEACHER_FOLDER, ignore_errors=True)
     if not can_write_saved_model():
         add = f"KERAS_BACKEND=tensorflow python train.py --export {config.output}"
         _log(f"no SavedModel: `{add}` adds it where TensorFlow and tf_keras are installed")
@@ -154,7 +158,8 @@ def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teache
     cutmix = config.cutmix if epoch < cutmix_epochs(config.epochs) else 0.0
     start = time.perf_counter()
     if runner:
-        loss, accuracy = runner.train(epoch, cutmix)
+        source, following = (source_epoch(e, config.epochs, config.teacher_epochs) for e in (epoch, epoch + 1))
+        loss, accuracy = runner.train(source, cutmix, following)
         row = {"loss": loss, "accuracy": accuracy}
     else:
         row = _train_batches(model, batches, epoch, config, cutmix, teacher)
@@ -169,7 +174,7 @@ def _train_batches(model, batches: Batches, epoch: int, config: TrainConfig, cut
     sums, total = {"loss": 0.0, "accuracy": 0.0}, len(batches) * batches.batch_size
     # disable=None: a bar on a terminal, nothing in a log file, where each epoch has its line
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{config.epochs}", unit=" images", disable=None, leave=False) as bar:
-        for step, (x, y, weights) in enumerate(_targets(batches, epoch, cutmix, teacher), 1):
+        for step, (x, y, weights) in enumerate(_targets(batches, epoch, config, cutmix, teacher), 1):
             model.reset_metrics()  # Keras before 3.15 averages over all batches so far
             batch = model.train_on_batch(x, y, weights, return_dict=True)
             sums = {k: v + float(batch[k]) for k, v in sums.items()}
@@ -180,13 +185,16 @@ def _train_batches(model, batches: Batches, epoch: int, config: TrainConfig, cut
     return {k: v / len(batches) for k, v in sums.items()}
 
 
-def _targets(batches: Batches, epoch: int, cutmix: float, teacher):
+def _targets(batches: Batches, epoch: int, config: TrainConfig, cutmix: float, teacher):
     """Iterate over the batches: images, targets of the loss, sample weights."""
     import keras
 
-    rows = ((x, y, batches.sample_weights(y)) for x, y in batches.epoch(epoch, cutmix))
+    source = source_epoch(epoch, config.epochs, config.teacher_epochs)
+    rows = ((x, y, batches.sample_weights(y)) for x, y in batches.epoch(source, cutmix))
     if teacher is None:
         return rows
+    if config.teacher_epochs:
+        teacher = StoredOutputs(teacher, config.output / TEACHER_FOLDER / f"{source}.npy", len(batches))
     taught = ((x, pack_targets(teacher, x, y), weights) for x, y, weights in rows)
     # A step of TensorFlow does not fill all cores; JAX may train on several devices, which one thread must lead.
     return _ahead(taught) if keras.backend.backend() == "tensorflow" else taught

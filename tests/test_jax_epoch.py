@@ -26,7 +26,8 @@ sizes = dict(image_size=16, patch_size=4, embed_dims=(8,), depths=(1,), num_head
 config = EANetConfig(**sizes, id2label=list("abcd"), mlp_dropout=0.1, redundant_bias=False)
 worst = {}
 for taught in (False, True):
-    options = TrainConfig(epochs=20, batch_size=32, augment="trivial", teacher="." if taught else None).resolved(None)
+    teaching = dict(teacher=".", teacher_epochs=1, output=sys.argv[1]) if taught else {}
+    options = TrainConfig(epochs=20, batch_size=32, augment="trivial", **teaching).resolved(None)
     results = []
     for whole in (False, True):
         keras.utils.set_random_seed(1)
@@ -47,11 +48,11 @@ print(json.dumps(worst))
 
 
 @pytest.mark.slow
-def test_whole_epochs_equal_single_steps():
+def test_whole_epochs_equal_single_steps(tmp_path):
     pytest.importorskip("jax")
     root = str(Path(__file__).resolve().parents[1])
     env = dict(os.environ, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu", PYTHONPATH=root)
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     worst = json.loads(done.stdout.splitlines()[-1])
     assert max(worst.values()) < 2e-3, worst
