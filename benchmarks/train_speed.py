@@ -3,6 +3,8 @@
     python benchmarks/train_speed.py                                    images/s of the example and of the presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        also the time to the example's accuracy, 43.91%
 
+"Stored": an epoch whose images the teacher has seen before (--teacher-epochs).
+
 With data, a short run of the small preset, without CutMix and on all training images, is trained to its end. Its accuracy is
 on the data's test split, which is a hold-out if it says so. Its time is compared with 50 epochs of 40,000 images at the
 example's speed.
@@ -31,8 +33,8 @@ PUBLISHED = 0.4391  # accuracy of the example on the official test split
 EXAMPLE, SMALL = "Keras example", "small preset"
 
 
-def contenders() -> dict:
-    """Return functions by name that train for `STEPS` steps on the same images."""
+def contenders(folder: Path) -> dict:
+    """Return functions by name that train for `STEPS` steps on the same images; the teacher's outputs go to `folder`."""
     import keras
     import keras_io_example
 
@@ -51,9 +53,9 @@ def contenders() -> dict:
     keras.utils.set_random_seed(0)
     example, targets = keras_io_example.build(x[:256]), np.eye(100, dtype=np.float32)[y]
 
-    def preset(name, teacher=None):
-        config = TrainConfig(preset=name, epochs=50, batch_size=BATCH).resolved(None)
-        config = dataclasses.replace(config, teacher="teacher" if teacher else None)
+    def preset(name, teacher=None, stored=False):
+        config = TrainConfig(preset=name, epochs=50, batch_size=BATCH, output=folder).resolved(None)
+        config = dataclasses.replace(config, teacher="teacher" if teacher else None, teacher_epochs=1 if stored else None)
         teacher = with_fused_layers(deployment_form(build_eanet(teacher))) if teacher else None
         model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
         batches = Batches(Split(x, y, "train"), 100, BATCH, config.seed)
@@ -67,6 +69,7 @@ def contenders() -> dict:
         "pyramid preset": preset("pyramid"),
         "pyramid preset, distilled from a small one": preset("pyramid", EANetConfig.preset("small")),
         "pyramid preset, distilled from a base one": preset("pyramid", EANetConfig.preset("base")),
+        "pyramid preset, distilled from a base one, stored": preset("pyramid", EANetConfig.preset("base"), stored=True),
     }
 
 
@@ -95,10 +98,11 @@ def main(argv=None) -> None:
     parser.add_argument("--epochs", type=positive_int, default=4, metavar="N", help="of that run (default: 4)")
     args = parser.parse_args(argv)
     check_data_path(args.data)
-    runs = contenders()
-    for warm_up in runs.values():
-        warm_up()
-    seconds = common.interleave(runs, args.rounds)
+    with temporary_folder() as folder:
+        runs = contenders(folder)
+        for warm_up in runs.values():
+            warm_up()
+        seconds = common.interleave(runs, args.rounds)
     rows = [
         {
             "model": name,

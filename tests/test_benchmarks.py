@@ -263,12 +263,13 @@ def test_a_ratio_is_taken_per_round():
 
 
 @pytest.mark.slow  # XLA takes long to compile the example
-def test_every_contender_trains(monkeypatch):
+def test_every_contender_trains(monkeypatch, tmp_path):
     monkeypatch.setattr(train_speed, "STEPS", 1)
-    runs = train_speed.contenders()
+    runs = train_speed.contenders(tmp_path)
     assert list(runs)[:4] == ["Keras example", "keras-io preset", "small preset", "pyramid preset"]
     for run in runs.values():
         run()
+    assert [path.name for path in tmp_path.glob("teacher/*")] == ["0.npy"]
 
 
 def test_the_shipped_forms_are_timed_alike():

@@ -8,28 +8,30 @@ from eanet.saving import dtype_policy, inference_copy
 from modeling_eanet import EANetConfig, build_eanet
 
 
-@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize(("center", "channels"), [(True, 16), (False, 16), (True, 24)])
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
-def test_fused_batch_norm_trains_like_keras(precision, tolerance, center):
+def test_fused_batch_norm_trains_like_keras(precision, tolerance, center, channels):
     """Outputs, gradients and statistics."""
     import keras
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
     with dtype_policy(precision):
-        image = keras.Input((8, 8, 16))
+        image = keras.Input((8, 8, channels))
         plain = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7, center=center)(image))
     plain.config, plain.jit_compile = EANetConfig(), False
     plain.set_weights([w + rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in plain.get_weights()])
     fused = with_fused_layers(plain)
     assert type(fused.layers[1]) is not type(plain.layers[1])
-    x = tf.constant(rng.normal(3, 2, (4, 8, 8, 16)).astype(np.float32))
+    x = tf.constant(rng.normal(3, 2, (4, 8, 8, channels)).astype(np.float32))
     direction = rng.normal(0, 1, x.shape).astype(np.float32)
     found = []
     for model in (plain, fused):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            y = tf.cast(model(x, training=True), tf.float32)
+            y = model(x, training=True)
+            assert y.dtype == model.layers[1].compute_dtype
+            y = tf.cast(y, tf.float32)
             loss = tf.reduce_mean(y * direction)
         gradients = tape.gradient(loss, [x, *(v.value for v in model.trainable_variables)])
         found.append([y, *gradients, *model.non_trainable_variables, model(x, training=False)])
