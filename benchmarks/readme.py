@@ -47,8 +47,8 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/robustness.py` | more than 10,000 hostile and damaged inputs |
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
 
-`DATA` is CIFAR-100 as train.py takes it; `python benchmarks/hold_out.py ARCHIVE` makes the `cifar-100-dev.tar.gz` of these
-figures from the official `cifar-100-python.tar.gz`. Run from the repository's root after `pip install -e ".[dev]"`.
+`DATA` is CIFAR-100 as train.py takes it; `python benchmarks/hold_out.py` makes the `cifar-100-dev.tar.gz` of these
+figures from the official archive. Run from the repository's root after `pip install -e ".[dev]"`.
 """
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -88,34 +90,45 @@ class StoredOutputs:
     Args:
         teacher: from `load_teacher`.
         path: of the file; written once all batches have been seen.
-        batches: their number.
+        shape: of the outputs, (batches, batch, num_classes).
     """
 
-    def __init__(self, teacher, path: Path, batches: int):
-        self.teacher, self.path, self.batches = teacher, path, batches
+    def __init__(self, teacher, path: Path, shape: tuple[int, int, int]):
+        self.teacher, self.path, self.shape = teacher, path, shape
         self.seen: list[np.ndarray] = []
         self.stored = iter(self._read())
 
     def predict_on_batch(self, x) -> np.ndarray:
-        """Return the probabilities of the next batch, float32 (batch, num_classes)."""
+        """Return the probabilities of the next batch, float32 (batch, num_classes). OSError if they cannot be stored."""
         logarithms = next(self.stored, None)
         if logarithms is None:
             probabilities = np.asarray(self.teacher.predict_on_batch(x), np.float32)
             logarithms = np.log(np.maximum(probabilities, SMALLEST)).astype(np.float16)
             self.seen.append(logarithms)
-            if len(self.seen) == self.batches:
+            if len(self.seen) == self.shape[0]:
                 self.path.parent.mkdir(exist_ok=True)
                 with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
                     np.save(file, np.stack(self.seen))
         return np.exp(logarithms.astype(np.float32))
 
     def _read(self) -> np.ndarray | list:
-        """Return the stored logarithms, or [] if there are none or they are damaged: the teacher is there."""
+        """Return the stored logarithms, or [] if there are none or they are damaged: the teacher can be asked again."""
         try:
             stored = np.load(self.path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            whole = stored.shape == self.shape and stored.dtype == np.float16 and np.isfinite(stored).all()
+        except Exception:  # damaged files raise nearly anything
             return []
-        return stored if stored.ndim == 3 and len(stored) == self.batches else []
+        return stored if whole else []
+
+
+def remove_stored_outputs(folder: Path) -> None:
+    """Remove the files of `StoredOutputs` from a folder, and the folder if it is empty then."""
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.iterdir():
+            if path.is_file() and re.fullmatch(r"\d+\.npy|\.\d+\.npy\.\d+\.tmp", path.name):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def pack_targets(teacher, x, y) -> np.ndarray:

@@ -43,7 +43,10 @@ class EpochRunner:
         self._ahead: dict = {}  # what `_draws` returned, by its arguments
 
     def train(self, epoch: int, cutmix: float, following: int) -> tuple[float, float]:
-        """Train on the images of an epoch, of which `following` is the next, and return the means of loss and accuracy."""
+        """Train on the images of an epoch and return the means of loss and accuracy over its batches.
+
+        Those of the epoch `following` are drawn while the device works.
+        """
         model = self.model
         draws = self._ahead.pop((epoch, cutmix), None) or self._draws(epoch, cutmix)
         variables = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables

@@ -50,12 +50,12 @@ def cutmix_epochs(epochs: int) -> int:
 
 
 def source_epoch(epoch: int, epochs: int, teacher_epochs: int | None) -> int:
-    """Return the epoch whose augmented images `epoch` sees, both counted from 0: itself unless there are `teacher_epochs`.
+    """Return the epoch whose augmented images `epoch` sees, both counted from 0.
 
-    With them the epochs with CutMix repeat the first `teacher_epochs` of them in turn, and so do those without, at the end.
+    That is `epoch` itself, or with `teacher_epochs` one of so many at the start, which are repeated in turn until the last
+    tenth of the epochs: these have no CutMix, and images of their own.
     """
-    first = 0 if epoch < cutmix_epochs(epochs) else cutmix_epochs(epochs)
-    return first + (epoch - first) % (teacher_epochs or epochs)
+    return epoch % teacher_epochs if teacher_epochs and epoch < cutmix_epochs(epochs) else epoch
 
 
 _RULES = (
@@ -111,7 +111,7 @@ class TrainConfig:
     # Weight of the teacher in the loss, the labels have the rest; and the temperature of both. 0.9 and 1.5 with a teacher.
     distill: float = None  # type: ignore[assignment]
     distill_temperature: float = None  # type: ignore[assignment]
-    teacher_epochs: int | None = None  # epochs of images that the teacher sees; later ones repeat them. None for all
+    teacher_epochs: int | None = None  # see `source_epoch`: later epochs repeat the images of these, and its stored answers
     image_column: str | None = None  # of a table or a Hub data set; None to find it
     label_column: str | None = None
     dataset_name: str | None = None  # for people, in results and on the card; None for that of `data`
@@ -143,12 +143,16 @@ class TrainConfig:
         if self.freeze and not self.init_from:
             raise UserError(f"freeze {self.freeze}: needs initial weights (init_from)")
         if self.distribute and self.teacher_epochs:
-            raise UserError(f"teacher_epochs {self.teacher_epochs}: not allowed with distribute")
+            raise UserError(f"teacher_epochs {self.teacher_epochs}: not allowed with distribute; leave one of them out")
         for name in ("coordinator", "processes", "process_id"):
             if not self.distribute and (value := getattr(self, name)) is not None:
                 raise UserError(f"{name} {value}: needs distribute")
         if None not in (self.warmup_epochs, self.epochs) and self.warmup_epochs >= self.epochs:
             raise UserError(f"warmup_epochs {self.warmup_epochs}: must be below epochs {self.epochs}")
+        if None not in (self.teacher_epochs, self.epochs) and self.teacher_epochs >= (last := cutmix_epochs(self.epochs)):
+            raise UserError(
+                f"teacher_epochs {self.teacher_epochs}: must be below {last} to repeat any images in {self.epochs} epochs"
+            )
         if None not in (self.stop_after, self.epochs) and self.stop_after > self.epochs:
             raise UserError(f"stop_after {self.stop_after}: must be at most epochs {self.epochs}")
         if self.preset is not None:

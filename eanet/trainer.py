@@ -6,7 +6,6 @@ import contextlib
 import functools
 import itertools
 import shlex
-import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,14 @@ import numpy as np
 
 from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe
-from eanet.distillation import StoredOutputs, distillation_loss, label_accuracy, load_teacher, pack_targets
+from eanet.distillation import (
+    StoredOutputs,
+    distillation_loss,
+    label_accuracy,
+    load_teacher,
+    pack_targets,
+    remove_stored_outputs,
+)
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
 from eanet.machine import keep_freed_memory, repeat_gpu_results
@@ -97,6 +103,8 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
 
     if not processes.is_main:
         return None
+    if config.teacher_epochs and end == config.epochs:
+        remove_stored_outputs(config.output / TEACHER_FOLDER)
     with ema_weights(model, processes.twin) as averaged:
         final = inference_copy(averaged)  # in float32, so that its norms are recomputed in the precision they will run in
     if not config.freeze:
@@ -116,8 +124,6 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
         record["temperature"] = temperature
     record["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
     results = _write_results(run, split, record, history)
-    if len(history["loss"]) == config.epochs:  # no later epoch needs them
-        shutil.rmtree(config.output / TEACHER_FOLDER, ignore_errors=True)
     if not can_write_saved_model():
         add = f"KERAS_BACKEND=tensorflow python train.py --export {config.output}"
         _log(f"no SavedModel: `{add}` adds it where TensorFlow and tf_keras are installed")
@@ -140,7 +146,7 @@ def compile_model(model, config: TrainConfig, steps_per_epoch: int) -> None:
 
 
 def train_epoch(model, batches: Batches, epoch: int, config: TrainConfig, teacher=None, runner=None) -> dict:
-    """Train for one epoch, or until the loss is not finite.
+    """Train for one epoch, or until the loss is not finite. With `teacher_epochs`, `config.output` gets its outputs.
 
     Args:
         model: compiled by `compile_model`.
@@ -193,8 +199,9 @@ def _targets(batches: Batches, epoch: int, config: TrainConfig, cutmix: float, t
     rows = ((x, y, batches.sample_weights(y)) for x, y in batches.epoch(source, cutmix))
     if teacher is None:
         return rows
-    if config.teacher_epochs:
-        teacher = StoredOutputs(teacher, config.output / TEACHER_FOLDER / f"{source}.npy", len(batches))
+    if config.teacher_epochs and source < config.teacher_epochs:
+        shape = len(batches), batches.batch_size, len(batches.targets)
+        teacher = StoredOutputs(teacher, config.output / TEACHER_FOLDER / f"{source}.npy", shape)
     taught = ((x, pack_targets(teacher, x, y), weights) for x, y, weights in rows)
     # A step of TensorFlow does not fill all cores; JAX may train on several devices, which one thread must lead.
     return _ahead(taught) if keras.backend.backend() == "tensorflow" else taught
@@ -365,6 +372,8 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
         teacher = load_teacher(run.teacher, config.teacher, model.config, config.precision)
         _log(f"learning from teacher {config.teacher}")
     runner = None if processes.distributed else _epoch_runner(model, batches, teacher)
+    if runner and config.teacher_epochs:
+        _log(f"teacher_epochs {config.teacher_epochs}: saves no time here, where teacher and student run as one program")
     earlier = elapsed
     for epoch in range(start_epoch, end):
         start = time.perf_counter()

@@ -25,6 +25,7 @@ import endpoint
 import evaluation
 import exports
 import fine_tuning
+import hold_out
 import keras_io_example
 import large_sets
 import peers
@@ -43,7 +44,7 @@ from modeling_eanet import CIFAR100_LABELS, EANetConfig, UserError, build_eanet
 
 RESULTS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.json"))
 PROGRAMS = [ablation, attention_scaling, evaluation, exports, fine_tuning, large_sets, predict_speed, reading, readme]
-PROGRAMS += [distillation, endpoint, reproduction, robustness, scaling, train_speed]
+PROGRAMS += [distillation, endpoint, hold_out, reproduction, robustness, scaling, train_speed]
 
 
 def results(name):

@@ -495,6 +495,6 @@ def test_card_tells_which_run_taught_which(training_facts):
     text = card.render_card(training_facts(last))
     assert "```bash\n" + "\n".join(run["command"] for run in (first, second, third, last)) + "\n```" in text
     rows = [next(line for line in text.splitlines() if line.startswith(f"| {i}")) for i in ("1,", "2,", "3,", "4 ")]
-    assert "distilled" not in rows[0] and "| initial weights of run 1; AdamW" in rows[2] and "images of 16 epochs" in rows[3]
+    assert "distilled" not in rows[0] and "| initial weights of run 1; AdamW" in rows[2] and "16 epochs of images" in rows[3]
     for row, teacher in zip(rows[1:], ("1 (`runs/base`", "2 (`.`", "3 (`runs/base`"), strict=True):
         assert f"distilled from run {teacher}; 90% of the loss" in row

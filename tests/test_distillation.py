@@ -27,16 +27,9 @@ from training_runs import (
 from eanet import run_dir, trainer
 from eanet.cli import write_json
 from eanet.data import Batches, Split, load_dataset
-from eanet.distillation import (
-    StoredOutputs,
-    check_teacher,
-    distillation_loss,
-    label_accuracy,
-    load_teacher,
-    pack_targets,
-)
+from eanet.distillation import check_teacher, distillation_loss, label_accuracy, load_teacher, pack_targets
 from eanet.run_dir import lineage, prepare_run, reproducing_command, weights_checksum
-from eanet.train_config import TrainConfig, source_epoch
+from eanet.train_config import TrainConfig
 from modeling_eanet import EANetConfig, UserError, from_pretrained_keras
 
 QUICK = ["--preset", "tiny", "--epochs", 2, "--batch-size", 64, "--seed", 3, "--validation-split", 0.2]
@@ -145,41 +138,6 @@ def test_an_error_of_the_teacher_ends_the_training():
         trainer.train_epoch(student, batches, 0, TrainConfig().resolved(8), Teacher())
 
 
-def test_stored_outputs_are_those_of_the_first_time_without_the_teacher(tmp_path):
-    rng, path = np.random.default_rng(0), tmp_path / "run" / "0.npy"
-    path.parent.parent.mkdir(exist_ok=True)
-    answers = [softmax(rng.normal(0, 4, (5, 7))).astype(np.float32) for _ in range(3)]
-    answers[0][0] = np.eye(7)[2]
-    asked = []
-
-    def epoch(length=3):
-        teacher = types.SimpleNamespace(predict_on_batch=lambda x: (asked.append(x), answers[x])[1])
-        stored = StoredOutputs(teacher, path, 3)
-        return [stored.predict_on_batch(x) for x in range(length)]
-
-    epoch(2)  # interrupted
-    assert not path.exists()
-    first = epoch()
-    assert asked == [0, 1, 0, 1, 2] and [each.dtype for each in first] == [np.float32] * 3
-    np.testing.assert_allclose(first, answers, rtol=0.01, atol=2e-7)
-    np.testing.assert_array_equal(epoch(), first)
-    assert len(asked) == 5 and [file.name for file in path.parent.iterdir()] == ["0.npy"]
-    assert path.stat().st_size < 2 * 3 * 5 * 7 + 200  # bytes
-    content = path.read_bytes()
-    for damaged in (content[:-20], content[:30], b"", b"not an array"):
-        path.write_bytes(damaged)
-        np.testing.assert_array_equal(epoch(), first)
-        assert path.read_bytes() == content
-
-
-def test_epochs_repeat_the_images_of_those_that_the_teacher_has_seen():
-    assert [source_epoch(e, 20, 4) for e in range(20)] == [*[0, 1, 2, 3] * 4, 0, 1, 18, 19]
-    assert [source_epoch(e, 30, 2) for e in range(24, 30)] == [0, 1, 0, 27, 28, 27]  # the last have no CutMix
-    for teacher_epochs in (None, 20, 100):
-        assert [source_epoch(e, 20, teacher_epochs) for e in range(20)] == list(range(20))
-    assert [source_epoch(e, 1, 1) for e in range(1)] == [0]
-
-
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
@@ -218,31 +176,6 @@ def test_distilled_run_resumes_bit_equal(backend, colour_folder, tmp_path, capsy
     ours, theirs = (read_json(tmp_path / name / "history.json") for name in ("unbroken", "resumed"))
     for key in ("loss", "accuracy"):
         assert ours[key] == theirs[key] and len(ours[key]) == 2
-
-
-def test_run_whose_teacher_sees_some_epochs(colour_folder, tmp_path, monkeypatch, capsys):
-    load, save, asked, files = load_teacher, run_dir.Checkpoint.save, [], []
-
-    def counting(*args):
-        teacher = load(*args)
-        answer = teacher.predict_on_batch
-        monkeypatch.setattr(teacher, "predict_on_batch", lambda x: (asked.append(len(x)), answer(x))[1])
-        return teacher
-
-    def listing(self, *args):
-        save(self, *args)
-        files.append(sorted(path.name for path in (self.path.parent / "teacher").iterdir()))
-
-    monkeypatch.setattr(trainer, "load_teacher", counting)
-    monkeypatch.setattr(run_dir.Checkpoint, "save", listing)
-    train_and_resume(colours(), colour_folder, tmp_path, epochs=4, teacher_epochs=1)
-    steps = len(load_dataset(colours(), EANetConfig()).train) // 64
-    assert asked == [64] * 2 * steps + [64] * steps  # the last epoch has no CutMix; the copy has the file of the first
-    assert files == [["0.npy"]] * 3 + [["0.npy", "3.npy"]] + [["0.npy"]] * 2 + [["0.npy", "3.npy"]]
-    assert not list(tmp_path.glob("*/teacher"))
-    assert_same_weights(tmp_path / "unbroken", tmp_path / "resumed")
-    training = read_json(tmp_path / "resumed" / "eval_results.json")["training"]
-    assert training["recipe"]["teacher_epochs"] == 1 and " --teacher-epochs 1" in training["command"]
 
 
 def test_teacher_is_recorded(colour_folder, tmp_path, monkeypatch):
@@ -410,6 +343,7 @@ def test_weights_of_another_run_are_named(option, colour_folder, tmp_path):
     (dict(distill_temperature=2.0), "^distill_temperature 2.0: needs a teacher"),
     (dict(teacher_epochs=2), "^teacher_epochs 2: needs a teacher"),
     (dict(teacher="user/name", teacher_epochs=0), "^teacher_epochs 0: must be an integer, at least 1"),
+    (dict(teacher="user/name", teacher_epochs=18, epochs=20), "^teacher_epochs 18: must be below 18 to repeat any images"),
     (dict(teacher="user/name", teacher_epochs=2, distribute=True), "^teacher_epochs 2: not allowed with distribute"),
     (dict(teacher="user/name", distill=1.5), r"^distill 1.5: must be a number in \[0, 1\]"),
     (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0, at most 100"),

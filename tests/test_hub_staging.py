@@ -213,6 +213,7 @@ def test_only_listed_files_go_up_and_no_token(session, run, hub):
     """A secret lies in every place that a careless upload would take along."""
     places = [".env", ".git/config", "notes.txt", "logs/notes.txt", "logs/train/.env", "samples/.env", "variables/x.txt"]
     places += ["figures/secret.txt", ".ipynb_checkpoints/a.ipynb", "__pycache__/a.pyc", "data/a.png", "token", "onnx/x.txt"]
+    places += ["teacher/0.npy", "benchmarks/mine.npy"]
     for name in places:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(SECRET)

@@ -45,7 +45,7 @@ EXPORTS = ("onnx/*.onnx", "litert/*.tflite")
 SAMPLES = ("samples/*.png", "samples/*.jpg", "samples/*.md")
 BENCHMARKS = ("benchmarks/*.md", "benchmarks/*.json", "benchmarks/*.png")
 # What only this repository and its copies have; a run that was trained in one does not.
-DEVELOPMENT = ("CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "benchmarks/*.npy",
+DEVELOPMENT = ("CONTRIBUTING.md", "CHANGELOG.md", ".ci/run", "tools/*.py", "benchmarks/*.py", "benchmarks/hold_out.npy",
                "examples/*.ipynb", "examples/*.md", "examples/*.yaml", "examples/*.sh",
                "tests/*.py", "tests/[a-z]*/*.py", "demo/*.html", "demo/*.js", "demo/*.mjs", "demo/*.css", "demo/*.md",
                "demo/*.json")  # fmt: skip
