@@ -1,9 +1,10 @@
-"""Measure training speed against the Keras example: full steps with the input pipelines, float32, batches of 128.
+"""Measure training speed against the Keras example: full steps with the input pipelines, batches of 128.
 
     python benchmarks/train_speed.py                                    images/s of the example and of the presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        also the time to the example's accuracy, 43.91%
 
-"Stored": an epoch whose images the teacher has seen before (--teacher-epochs).
+All in float32 but for the row that says bfloat16 (--precision mixed_bfloat16), which is slow on processors without it.
+"Stored" is an epoch that repeats images and a teacher's answers (--teacher-epochs).
 
 With data, a short run of the small preset, without CutMix and on all training images, is trained to its end. Its accuracy is
 on the data's test split, which is a hold-out if it says so. Its time is compared with 50 epochs of 40,000 images at the
@@ -42,6 +43,7 @@ def contenders(folder: Path) -> dict:
     from eanet.folding import deployment_form
     from eanet.fused_layers import with_fused_layers
     from eanet.machine import keep_freed_memory
+    from eanet.saving import dtype_policy
     from eanet.train_config import TrainConfig
     from eanet.trainer import compile_model, train_epoch
     from modeling_eanet import EANetConfig, build_eanet
@@ -53,11 +55,12 @@ def contenders(folder: Path) -> dict:
     keras.utils.set_random_seed(0)
     example, targets = keras_io_example.build(x[:256]), np.eye(100, dtype=np.float32)[y]
 
-    def preset(name, teacher=None, stored=False):
+    def preset(name, teacher=None, stored=False, precision="float32"):
         config = TrainConfig(preset=name, epochs=50, batch_size=BATCH, output=folder).resolved(None)
         config = dataclasses.replace(config, teacher="teacher" if teacher else None, teacher_epochs=1 if stored else None)
         teacher = with_fused_layers(deployment_form(build_eanet(teacher))) if teacher else None
-        model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
+        with dtype_policy(precision):
+            model = with_fused_layers(build_eanet(EANetConfig.preset(name)))
         batches = Batches(Split(x, y, "train"), 100, BATCH, config.seed)
         compile_model(model, config, len(batches))
         return lambda: train_epoch(model, batches, 0, config, teacher)
@@ -67,6 +70,7 @@ def contenders(folder: Path) -> dict:
         "keras-io preset": preset("keras-io"),
         SMALL: preset("small"),
         "pyramid preset": preset("pyramid"),
+        "pyramid preset, bfloat16": preset("pyramid", precision="mixed_bfloat16"),
         "pyramid preset, distilled from a small one": preset("pyramid", EANetConfig.preset("small")),
         "pyramid preset, distilled from a base one": preset("pyramid", EANetConfig.preset("base")),
         "pyramid preset, distilled from a base one, stored": preset("pyramid", EANetConfig.preset("base"), stored=True),
