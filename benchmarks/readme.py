@@ -89,8 +89,8 @@ def train_speed(found: dict) -> str:
     parts = [
         "## Training speed",
         table(columns, found["rows"]),
-        "Full training steps with the input pipeline, batches of 128; float32, unless a row says bfloat16. Stored: an epoch that "
-        f"repeats images and the teacher's answers (`--teacher-epochs`). {measured(found)}",
+        "Full training steps with the input pipeline, batches of 128; float32, unless a row says bfloat16. Stored: an epoch "
+        f"that repeats images and the teacher's answers (`--teacher-epochs`). {measured(found)}",
     ]
     if reached := found.get("time_to_43_91"):
         rows = [
