@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 
 Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. `--commands` prints the commands, to run
-them elsewhere; `--report` takes the runs that are complete and trains nothing. The first row is the flagship's recipe; each
-other row changes what it names and nothing else.
+them elsewhere; `--report` adds the runs that are complete to those reported so far, and trains nothing. The first row is the
+flagship's recipe; each other row changes what it names and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import common
 
-from eanet.cli import UserError, positive_int, run
+from eanet.cli import UserError, positive_int, read_json, run
 from eanet.data import check_data_path
 from eanet.evaluation import count_macs
 
@@ -105,37 +105,45 @@ def run_folder(name: str, seed: int, epochs: int) -> Path:
     return Path("runs", "ablation", f"{name}-{epochs}-{seed}")
 
 
-def row(name: str, runs: list[dict]) -> dict:
-    """Return one row of the report.
+def entry(name: str, results: dict, folder: Path) -> dict:
+    """Return what a row reports of one run.
 
     Args:
         name: a key of `SETTINGS`.
-        runs: contents of eval_results.json, one per seed.
+        results: contents of its eval_results.json.
+        folder: of the run, relative to the repository's root.
     """
+    training = results["training"]
+    words = command(name, training["seed"], training["epochs"], "cifar-100-dev.tar.gz", folder)
+    return {
+        "seed": training["seed"],
+        "top1_accuracy": results["accuracy"],
+        "command": shlex.join(["python", *words]) if SETTINGS[name].variant else training["command"],
+        "hardware": training["hardware"],
+        "trained": training["date"],
+    }
+
+
+def model_size(name: str) -> dict:
+    """Return "parameters" and "macs" of the model of a setting."""
     from ablation_variants import changed_blocks
 
     from modeling_eanet import EANetConfig, build_eanet
 
-    setting, first = SETTINGS[name], runs[0]["training"]
-    folder = run_folder(name, first["seed"], first["epochs"])
+    setting = SETTINGS[name]
+    options = FLAGSHIP | setting.options
     with changed_blocks(setting.variant):
-        model = build_eanet(EANetConfig.from_json_file(common.ROOT / folder / "config.json"))
-    for each in runs:  # a run does not record its variant
-        if model.count_params() != each["model"]["parameters"]:
-            wrong = run_folder(name, each["training"]["seed"], first["epochs"])
-            raise UserError(f'{wrong}: is no run of "{setting.title}"; delete it, and it is trained again')
-    words = command(name, first["seed"], first["epochs"], "cifar-100-dev.tar.gz", folder)
-    return {
-        "setting": setting.title,
-        "top1_accuracy": statistics.fmean(each["accuracy"] for each in runs),
-        "seeds": [{"seed": each["training"]["seed"], "top1_accuracy": each["accuracy"]} for each in runs],
-        "parameters": runs[0]["model"]["parameters"],
-        "macs": count_macs(model),
-        "epochs": first["epochs"],
-        "command": shlex.join(["python", *words]) if setting.variant else first["command"],
-        "hardware": first["hardware"],
-        "trained": first["date"],
-    }
+        model = build_eanet(EANetConfig.preset(options["preset"], **(options["set"] or {})))
+    return {"parameters": model.count_params(), "macs": count_macs(model)}
+
+
+def reported(name: str, epochs: int, size: dict) -> dict[int, dict]:
+    """Return the runs of a row of the last report, by seed; none if it is of a model of another size."""
+    path = common.HERE / "ablation.json"
+    for row in read_json(path)["rows"] if path.is_file() else ():
+        if {**row, "setting": SETTINGS[name].title, "epochs": epochs, **size} == row:
+            return {each["seed"]: each for each in row["seeds"]}
+    return {}
 
 
 def main(argv=None) -> None:
@@ -145,7 +153,7 @@ def main(argv=None) -> None:
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"per run (default: {EPOCHS})")
     parser.add_argument("--seeds", type=positive_int, default=SEEDS, metavar="N", help=f"per row (default: {SEEDS})")
     parser.add_argument("--commands", action="store_true", help="print the commands of the runs and stop")
-    parser.add_argument("--report", action="store_true", help="report the runs that are complete and train none")
+    parser.add_argument("--report", action="store_true", help="add the complete runs to the report and train none")
     args = parser.parse_args(argv)
     runs = [(name, args.epochs, seed) for seed in range(args.seeds) for name in SETTINGS]
     runs = list(dict.fromkeys([*runs, ("flagship", FULL_EPOCHS, 0), ("no-teacher", FULL_EPOCHS, 0)]))
@@ -154,24 +162,35 @@ def main(argv=None) -> None:
             print(shlex.join(["python", *command(name, seed, epochs, args.data, run_folder(name, seed, epochs))]))
         return
     check_data_path(args.data)
-    results: dict = {}
-    missing = []
+    rows: dict = {}
+    missing, dataset = [], {}
     for name, epochs, seed in runs:
         folder = run_folder(name, seed, epochs)
         words = None if args.report else command(name, seed, epochs, Path(args.data).resolve(), folder)
-        if found := common.run_results(folder, words):
+        found = common.run_results(folder, words)
+        if (epochs, name) not in rows:
+            size = model_size(name)
+            rows[epochs, name] = {"setting": SETTINGS[name].title, **size, "epochs": epochs}
+            rows[epochs, name]["seeds"] = reported(name, epochs, size) if args.report else {}
+        row = rows[epochs, name]
+        if found:
             check_recipe(name, seed, epochs, folder, found)
-            results.setdefault((epochs, name), []).append(found)
-        else:
+            if found["model"]["parameters"] != row["parameters"]:  # a run does not record its variant
+                raise UserError(f'{folder}: is no run of "{row["setting"]}"; delete it, and it is trained again')
+            row["seeds"][seed], dataset = entry(name, found, folder), found
+        elif seed not in row["seeds"]:
             missing.append(folder.name)
     if missing:
         print(f"no complete run: {', '.join(missing)}; `--commands` has the commands", file=sys.stderr)
-    first = results.get((args.epochs, "flagship"))
-    if not first:
+    if not dataset or not rows[args.epochs, "flagship"]["seeds"]:
         raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")
-    rows = [row(name, found) for (_, name), found in results.items()]
-    dataset = first[0]["dataset"]
-    common.report("ablation", rows, split=dataset["note"] or dataset["split"], num_images=first[0]["num_images"])
+    complete = [
+        row | {"seeds": [row["seeds"][seed] for seed in sorted(row["seeds"])]} for row in rows.values() if row["seeds"]
+    ]
+    for row in complete:
+        row["top1_accuracy"] = statistics.fmean(each["top1_accuracy"] for each in row["seeds"])
+    split = dataset["dataset"]["note"] or dataset["dataset"]["split"]
+    common.report("ablation", complete, split=split, num_images=dataset["num_images"])
 
 
 if __name__ == "__main__":

@@ -235,13 +235,17 @@ def ablation(found: dict) -> str:
         parts.append(table(heading | {"difference": "difference, points"} | columns, rows))
     places: dict[str, list] = {}
     for row in found["rows"]:
-        machines = row["hardware"].replace("; ", ", then ")
-        places.setdefault(f"on {machines}, {row['trained']}", []).append(f'"{row["setting"]}"')
+        for each in row["seeds"]:
+            machines = each["hardware"].replace("; ", ", then ")
+            named = f'"{row["setting"]}"' + (f" with seed {each['seed']}" if each["seed"] else "")
+            places.setdefault(f"on {machines}, {each['trained']}", []).append(named)
     several = any(each["seed"] for row in found["rows"] for each in row["seeds"])
-    note = "Seeds above 0 train without a validation split. " if several else ""
+    note = "Seeds above 0 train with `--seed N --validation-split 0`. " if several else ""
     (place, _), *others = places.items()
     trained = "; ".join([place, *(f"{' and '.join(settings)} {place}" for place, settings in others)])
-    commands = "\n".join(f"- {row['setting']}, {row['epochs']} epochs: `{row['command']}`" for row in found["rows"])
+    commands = "\n".join(
+        f"- {row['setting']}, {row['epochs']} epochs: `{row['seeds'][0]['command']}`" for row in found["rows"]
+    )
     accuracy = found["rows"][0]["seeds"][0]["top1_accuracy"]
     images, error = f"{found['num_images']:,} images", 100 * (accuracy * (1 - accuracy) / found["num_images"]) ** 0.5
     parts.append(

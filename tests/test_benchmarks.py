@@ -349,7 +349,7 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
     rows = [ablation_row("all", 30, {0: 0.7, 1: 0.72}), ablation_row("none", 30, {1: 0.7, 0: 0.69}),
             ablation_row("one seed", 30, {1: 0.74}), ablation_row("all", 150, {0: 0.8}),
             ablation_row("none", 150, {0: 0.75})]  # fmt: skip
-    rows[1]["hardware"] = rows[2]["hardware"] = "a GPU; a CPU"
+    rows[1]["seeds"][0]["hardware"] = rows[2]["seeds"][0]["hardware"] = "a GPU; a CPU"
     text = readme.ablation({**results("ablation"), "rows": rows})
     assert [line for line in text.splitlines() if line.startswith(("| all", "| none", "| one seed"))] == [
         "| all | 70.00 / 72.00 | – | 10 | 2.0M |",
@@ -358,13 +358,15 @@ def test_a_row_of_the_ablation_is_compared_by_seed():
         "| all | 80.00 | – | 10 | 2.0M |",
         "| none | 75.00 | -5.00 | 10 | 2.0M |",
     ]
-    assert '\nTrained on a GPU, 2026-11-26; "none" and "one seed" on a GPU, then a CPU, 2026-11-26; hold-out' in text
+    others = '"none" with seed 1 and "one seed" with seed 1 on a GPU, then a CPU, 2026-11-26'
+    assert f"\nTrained on a GPU, 2026-11-26; {others}; hold-out" in text and "`--seed N --validation-split 0`" in text
+    assert "- none, 30 epochs: `python train.py`\n" in text
 
 
 def ablation_row(setting, epochs, seeds):
-    found = [{"seed": seed, "top1_accuracy": accuracy} for seed, accuracy in seeds.items()]
-    return {"setting": setting, "epochs": epochs, "seeds": found, "parameters": 10, "macs": 2e6,
-            "command": "python train.py", "hardware": "a GPU", "trained": "2026-11-26"}  # fmt: skip
+    facts = {"command": "python train.py", "hardware": "a GPU", "trained": "2026-11-26"}
+    found = [{"seed": seed, "top1_accuracy": accuracy, **facts} for seed, accuracy in seeds.items()]
+    return {"setting": setting, "epochs": epochs, "seeds": found, "parameters": 10, "macs": 2e6}
 
 
 def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatch, capsys):
@@ -387,16 +389,31 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
     assert run_main(ablation, *options) == 0
     assert "no complete run: no-teacher-2-0, no-policy-2-0," in capsys.readouterr().err
     first, second = json.loads((folder / "ablation.json").read_text())["rows"]
-    assert first["top1_accuracy"] == pytest.approx(0.55) and first["command"] == "python train.py"
-    assert second["seeds"] == [{"seed": 1, "top1_accuracy": 0.7}] and second["macs"] > first["macs"]
-    assert second["command"].startswith("python benchmarks/ablation_variants.py branches ")
+    facts = {"hardware": "a GPU", "trained": "2026-11-26"}
+    seeds = [(0, 0.5), (1, 0.6)]
+    assert first["seeds"] == [{"seed": s, "top1_accuracy": a, "command": "python train.py", **facts} for s, a in seeds]
+    assert first["top1_accuracy"] == pytest.approx(0.55) and second["macs"] > first["macs"]
+    assert [each["top1_accuracy"] for each in second["seeds"]] == [0.7]
+    assert second["seeds"][0]["command"].startswith("python benchmarks/ablation_variants.py branches ")
     for option, value in (("augment", None), ("set", {"depthwise_kernel": 0})):
         record["recipe"] = {**trained, option: value}
         (run / "eval_results.json").write_text(json.dumps(found))
         assert run_main(ablation, *options) == 2
         wrong = f"branches-2-1: was trained with {option} {value}, not {trained[option]}; delete it"
         assert wrong in capsys.readouterr().err
-    record["recipe"], found["model"] = trained, {"parameters": parameters["with squeeze-and-excitation"]}
+    # What is reported stays, also without its folder, unless the model has changed.
+    record["recipe"] = trained
+    (run / "eval_results.json").write_text(json.dumps(found | {"accuracy": 0.8}))
+    shutil.rmtree(tmp_path / ablation.run_folder("flagship", 1, 2))
+    report = json.loads((folder / "ablation.json").read_text())
+    report["rows"] += [{**first, "setting": ablation.SETTINGS[name].title} for name in ("no-teacher", "no-depthwise")]
+    (folder / "ablation.json").write_text(json.dumps(report))
+    assert run_main(ablation, *options) == 0
+    rows = {row["setting"]: row for row in json.loads((folder / "ablation.json").read_text())["rows"]}
+    assert list(rows) == ["flagship's recipe", "no teacher", second["setting"]]
+    assert rows["no teacher"]["seeds"] == rows["flagship's recipe"]["seeds"] == first["seeds"]
+    assert rows[second["setting"]]["seeds"] == [second["seeds"][0] | {"top1_accuracy": 0.8}]
+    found["model"] = {"parameters": parameters["with squeeze-and-excitation"]}
     (run / "eval_results.json").write_text(json.dumps(found))
     assert run_main(ablation, *options) == 2
     assert 'branches-2-1: is no run of "with foldable depthwise branches"; delete it' in capsys.readouterr().err
