@@ -33,8 +33,8 @@ from eanet.data.files import (
 from eanet.data.folders import Listing, are_parts, list_class_folders, split_of
 from eanet.data.hub import find_saved, find_shards, is_repo_id, load_hub
 from eanet.data.pairs import list_pairs
-from eanet.data.report import also_in_train, describe, inspect
-from eanet.data.splits import Dataset, Split, balanced_class_weights, split_validation
+from eanet.data.report import describe, inspect
+from eanet.data.splits import Dataset, Split, balanced_class_weights, count_repeated, split_validation
 from eanet.data.storage import DiskImages
 from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, parquet_columns
 from eanet.data.tables import apply_split_lists, label_splits, list_tables
@@ -106,9 +106,10 @@ def load_dataset(
     dataset.name = name or dataset.name
     if dataset.train is None and need_train:
         raise UserError(f"{path}: no training images in it, only a {'test' if dataset.test else 'validation'} split")
+    count_repeated(dataset)
     for split in (dataset.validation, dataset.test):
-        if split and not dataset.id.startswith("uoft-cs/cifar") and (repeated := also_in_train(split, dataset.train)):
-            split.note = f"{split.name} split, {repeated:,} of its {len(split):,} images also in train"
+        if split and split.repeated and not dataset.id.startswith("uoft-cs/cifar"):
+            split.note = f"{split.name} split, {split.repeated:,} of its {len(split):,} images also in train"
     return dataset
 
 

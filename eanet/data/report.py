@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 
 from eanet.cli import printable
 from eanet.data.splits import Dataset, Split
 
-MOST_COMPARED = 10**9  # bytes of training images, up to which equal images in other splits are looked for
 IMBALANCED = 3  # largest class / smallest class that is worth a word
 
 
@@ -55,22 +53,8 @@ def _images(dataset: Dataset) -> str:
         if split is None:
             parts.append(f"no {name} split")
             continue
-        repeated = 0 if name == "train" else also_in_train(split, dataset.train)
-        parts.append(f"{len(split):,} {name}" + (f" ({repeated:,} of them also in train)" if repeated else ""))
+        parts.append(f"{len(split):,} {name}" + (f" ({split.repeated:,} of them also in train)" if split.repeated else ""))
     return "images: " + ", ".join(parts)
-
-
-def also_in_train(split: Split, train: Split | None) -> int:
-    """Return how many images of a split are also training images; 0 where it would take long to see."""
-    if train is None or train.x.nbytes > MOST_COMPARED:
-        return 0
-    known = set(_digests(train.x))
-    return sum(digest in known for digest in _digests(split.x))
-
-
-def _digests(images) -> Iterator[int]:
-    for start in range(0, len(images), 256):
-        yield from (hash(image.tobytes()) for image in np.asarray(images[start : start + 256]))
 
 
 def _left_out(entries: list[dict[str, str]]) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from eanet.data.storage import select
 from modeling_eanet import UserError
+
+MOST_COMPARED = 10**9  # bytes of training images, up to which equal images in other splits are looked for
 
 
 @dataclasses.dataclass
@@ -22,6 +25,7 @@ class Split:
         name: "train", "test", "validation" or "hold-out".
         note: what else a result measured on this split has to say, or "".
         names: (n,) of the image files, for people; None where the images have none.
+        repeated: how many of the images are also in train; see `count_repeated`.
     """
 
     x: Any
@@ -29,6 +33,7 @@ class Split:
     name: str
     note: str = ""
     names: list[str] | None = None
+    repeated: int = 0
 
     def __len__(self):
         return len(self.y)
@@ -69,6 +74,21 @@ class Dataset:
     validation: Split | None = None
     left_out: list[dict[str, str]] = dataclasses.field(default_factory=list)
     stratify: bool = True
+
+
+def count_repeated(dataset: Dataset) -> None:
+    """Set `repeated` of the validation and the test split; it stays 0 where that would take long."""
+    others = [split for split in (dataset.validation, dataset.test) if split]
+    if not others or dataset.train is None or dataset.train.x.nbytes > MOST_COMPARED:
+        return
+    known = set(_digests(dataset.train.x))
+    for split in others:
+        split.repeated = sum(digest in known for digest in _digests(split.x))
+
+
+def _digests(images) -> Iterator[int]:
+    for start in range(0, len(images), 256):
+        yield from (hash(image.tobytes()) for image in np.asarray(images[start : start + 256]))
 
 
 def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[Split, Split | None]:
