@@ -2,19 +2,22 @@
 
     KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 
-Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. `--commands` prints the commands, to run
-them elsewhere; `--report` adds the runs that are complete to those reported so far, and trains nothing. The first row is the
-flagship's recipe; each other row changes what it names and nothing else.
+Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. Runs that are complete there, or that
+ablation.json has, from whatever machine, are not trained again. `--commands` prints the commands of the others, to run them
+elsewhere; `--report` adds what is complete and trains nothing. The first row is the flagship's recipe; the others change
+what they name and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shlex
 import statistics
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +28,7 @@ import common
 from eanet.cli import UserError, positive_int, read_json, run
 from eanet.data import check_data_path
 from eanet.evaluation import count_macs
+from modeling_eanet import EANetConfig, build_eanet
 
 EPOCHS, SEEDS, FULL_EPOCHS = 30, 2, 150
 FLAGSHIP = {  # options of train.py
@@ -124,11 +128,10 @@ def entry(name: str, results: dict, folder: Path) -> dict:
     }
 
 
+@functools.cache
 def model_size(name: str) -> dict:
     """Return "parameters" and "macs" of the model of a setting."""
     from ablation_variants import changed_blocks
-
-    from modeling_eanet import EANetConfig, build_eanet
 
     setting = SETTINGS[name]
     options = FLAGSHIP | setting.options
@@ -146,51 +149,84 @@ def reported(name: str, epochs: int, size: dict) -> dict[int, dict]:
     return {}
 
 
+def collect(runs: list[tuple[str, int, int]]) -> tuple[list[dict], list[tuple[str, int, int]]]:
+    """Return the rows of the report, from the last one and from complete runs, and the runs that are in neither.
+
+    Args:
+        runs: name, epochs and seed of each.
+
+    Raises:
+        UserError: a folder holds a run of another recipe or variant.
+    """
+    rows: dict = {}
+    missing = []
+    for name, epochs, seed in runs:
+        if (name, epochs) not in rows:
+            size = model_size(name)
+            rows[name, epochs] = {"setting": SETTINGS[name].title, "epochs": epochs, **size}
+            rows[name, epochs]["seeds"] = reported(name, epochs, size)
+        row, folder = rows[name, epochs], run_folder(name, seed, epochs)
+        if found := common.run_results(folder):
+            check_recipe(name, seed, epochs, folder, found)
+            if found["model"]["parameters"] != row["parameters"]:  # a run does not record its variant
+                raise UserError(f'{folder}: is no run of "{row["setting"]}"; delete it, and it is trained again')
+            row["seeds"][seed] = entry(name, found, folder)
+        elif seed not in row["seeds"]:
+            missing.append((name, epochs, seed))
+    complete = [row for row in rows.values() if row["seeds"]]
+    for row in complete:
+        row["seeds"] = [row["seeds"][seed] for seed in sorted(row["seeds"])]
+        row["top1_accuracy"] = statistics.fmean(each["top1_accuracy"] for each in row["seeds"])
+    return complete, missing
+
+
+def train_all(runs: list[tuple[str, int, int]], data: Path, jobs: int) -> None:
+    """Train or resume runs, `jobs` at the same time. Raises UserError if one fails, once the others have ended."""
+    if jobs > 1:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would give a GPU's memory to the first
+
+    def train(each):
+        name, epochs, seed = each
+        folder = run_folder(name, seed, epochs)
+        common.run_python(*command(name, seed, epochs, data, folder), quiet=jobs > 1)
+        return folder
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for done, folder in enumerate(pool.map(train, runs), 1):
+            print(f"{folder}: complete, {done} of {len(runs)}", file=sys.stderr)
+
+
 def main(argv=None) -> None:
-    """Parse the arguments, train the runs and write the report."""
+    """Parse the arguments, train the runs that are missing and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"per run (default: {EPOCHS})")
     parser.add_argument("--seeds", type=positive_int, default=SEEDS, metavar="N", help=f"per row (default: {SEEDS})")
-    parser.add_argument("--commands", action="store_true", help="print the commands of the runs and stop")
-    parser.add_argument("--report", action="store_true", help="add the complete runs to the report and train none")
+    parser.add_argument("--rows", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME", help="train only "
+                        f"these, of {', '.join(SETTINGS)} (default: all)")  # fmt: skip
+    parser.add_argument("--jobs", type=positive_int, default=1, metavar="N", help="runs at the same time (default: 1)")
+    parser.add_argument("--commands", action="store_true", help="print the commands of the missing runs and stop")
+    parser.add_argument("--report", action="store_true", help="report the complete runs and train none")
     args = parser.parse_args(argv)
     runs = [(name, args.epochs, seed) for seed in range(args.seeds) for name in SETTINGS]
     runs = list(dict.fromkeys([*runs, ("flagship", FULL_EPOCHS, 0), ("no-teacher", FULL_EPOCHS, 0)]))
+    rows, missing = collect(runs)
+    wanted = [each for each in missing if each[0] in args.rows]
     if args.commands:
-        for name, epochs, seed in runs:
+        for name, epochs, seed in wanted:
             print(shlex.join(["python", *command(name, seed, epochs, args.data, run_folder(name, seed, epochs))]))
         return
     check_data_path(args.data)
-    rows: dict = {}
-    missing, dataset = [], {}
-    for name, epochs, seed in runs:
-        folder = run_folder(name, seed, epochs)
-        words = None if args.report else command(name, seed, epochs, Path(args.data).resolve(), folder)
-        found = common.run_results(folder, words)
-        if (epochs, name) not in rows:
-            size = model_size(name)
-            rows[epochs, name] = {"setting": SETTINGS[name].title, **size, "epochs": epochs}
-            rows[epochs, name]["seeds"] = reported(name, epochs, size) if args.report else {}
-        row = rows[epochs, name]
-        if found:
-            check_recipe(name, seed, epochs, folder, found)
-            if found["model"]["parameters"] != row["parameters"]:  # a run does not record its variant
-                raise UserError(f'{folder}: is no run of "{row["setting"]}"; delete it, and it is trained again')
-            row["seeds"][seed], dataset = entry(name, found, folder), found
-        elif seed not in row["seeds"]:
-            missing.append(folder.name)
+    if not args.report:
+        train_all(wanted, Path(args.data).resolve(), args.jobs)
+        rows, missing = collect(runs)
     if missing:
-        print(f"no complete run: {', '.join(missing)}; `--commands` has the commands", file=sys.stderr)
-    if not dataset or not rows[args.epochs, "flagship"]["seeds"]:
+        names = ", ".join(run_folder(name, seed, epochs).name for name, epochs, seed in missing)
+        print(f"no complete run: {names}; `--commands` has the commands", file=sys.stderr)
+    if not rows or (rows[0]["setting"], rows[0]["epochs"]) != (SETTINGS["flagship"].title, args.epochs):
         raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")
-    complete = [
-        row | {"seeds": [row["seeds"][seed] for seed in sorted(row["seeds"])]} for row in rows.values() if row["seeds"]
-    ]
-    for row in complete:
-        row["top1_accuracy"] = statistics.fmean(each["top1_accuracy"] for each in row["seeds"])
-    split = dataset["dataset"]["note"] or dataset["dataset"]["split"]
-    common.report("ablation", complete, split=split, num_images=dataset["num_images"])
+    dataset = common.cifar100(args.data, EANetConfig.preset("pyramid")).test
+    common.report("ablation", rows, split=dataset.note or dataset.name, num_images=len(dataset))
 
 
 if __name__ == "__main__":
