@@ -104,8 +104,9 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
                         "each augmented image; it must have the same classes")  # fmt: skip
     option("distill", float, "W", "weight of the teacher in the loss; the labels have the rest (default: 0.9)")
     option("distill-temperature", float, "T", "temperature at which the two are compared (default: 1.5)")
-    option("teacher-epochs", int, "N", "faster on CPUs: store the teacher's answers of the first N epochs; later ones, but "
-           "for the last tenth, repeat the same images and answers (default: new images in all epochs)")  # fmt: skip
+    option("teacher-epochs", int, "N", "faster on CPUs: store the teacher's answers of the first N epochs (in RUN/teacher, "
+           "2 bytes per image and class); later ones, but for the last tenth, repeat these images and answers (default: new "
+           "images in all epochs)")  # fmt: skip
 
 
 def _add_distribution_options(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import common
 
 from eanet.cli import UserError, positive_int, read_json, run
-from eanet.data import check_data_path
 from eanet.evaluation import count_macs
 from modeling_eanet import EANetConfig, build_eanet
 
@@ -216,7 +215,7 @@ def main(argv=None) -> None:
         for name, epochs, seed in wanted:
             print(shlex.join(["python", *command(name, seed, epochs, args.data, run_folder(name, seed, epochs))]))
         return
-    check_data_path(args.data)
+    common.check_data(args.data)
     if not args.report:
         train_all(wanted, Path(args.data).resolve(), args.jobs)
         rows, missing = collect(runs)

@@ -67,6 +67,12 @@ def run_python(*command, quiet: bool = False) -> None:
         raise UserError(f"python {shlex.join(command)}: exit status {done.returncode}{last}")
 
 
+def check_data(path) -> None:
+    """Raise UserError if there is no file or folder at `path`."""
+    if not os.path.exists(path):
+        raise UserError(f"data {path}: no such file or folder; `python benchmarks/hold_out.py` makes cifar-100-dev.tar.gz")
+
+
 def run_results(folder, command=None) -> dict | None:
     """Return the results of a training run; None if it is not complete and not to be trained.
 

@@ -15,7 +15,6 @@ import common
 import numpy as np
 
 from eanet.cli import run
-from eanet.data import check_data_path
 
 # The 20 superclasses of https://www.cs.toronto.edu/~kriz/cifar.html
 SUPERCLASSES = {
@@ -75,7 +74,7 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     args = parser.parse_args(argv)
-    check_data_path(args.data)
+    common.check_data(args.data)
 
     from eanet.predict import predict_probabilities
     from eanet.report import describe_predictions

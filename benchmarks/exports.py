@@ -24,7 +24,6 @@ import peers
 from predict_speed import BATCH, SINGLES, time_predictions, time_processes
 
 from eanet.cli import UserError, native_stderr_silenced, positive_int, run, temporary_folder
-from eanet.data import check_data_path
 from eanet.evaluation import preset_name
 from eanet.export import find_onnx
 
@@ -190,7 +189,7 @@ def main(argv=None) -> None:
     parser.add_argument("--rounds", type=positive_int, default=7, metavar="N", help="default: 7")
     parser.add_argument("--earlier", metavar="FOLDER", help="a model with an ONNX file that an earlier version wrote")
     args = parser.parse_args(argv)
-    check_data_path(args.data)
+    common.check_data(args.data)
     if args.earlier:
         find_onnx(args.earlier)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores; child processes inherit it

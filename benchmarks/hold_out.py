@@ -3,8 +3,8 @@
     python benchmarks/hold_out.py                               downloads the archive
     python benchmarks/hold_out.py cifar-100-python.tar.gz
 
-It has 45,000 images of the official train split to train on, and the other 5,000, 50 of each class, as its test split.
-hold_out.npy holds the order: uint16 (50,000), places in the train images sorted by file name and class, the hold-out last.
+It has 45,000 images of the official train split to train on, and the other 5,000, 50 of each class, as its test split. It is
+written into the working directory, and replaces nothing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from eanet.data.cifar import SHA256, URL, download_cifar100
 from eanet.data.unpickle import load_pickle
 from eanet.images import LFS_HINT, LFS_PREFIX
 
+# uint16 (50,000): places in the train images sorted by file name and class, in the order of the data; the hold-out is last.
 ORDER = Path(os.path.abspath(__file__)).with_name("hold_out.npy")
 OUTPUT, FOLDER = Path("cifar-100-dev.tar.gz"), "cifar-100-python"
 TRAINING = 45_000  # images
@@ -51,9 +52,11 @@ def read_official(path) -> tuple[dict, bytes]:
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the official cifar-100-python.tar.gz") from None
+        hint = "give the official cifar-100-python.tar.gz, or nothing to download it"
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {hint}") from None
     if digest != SHA256:
-        raise UserError(f"{path}: is not the official archive, by its SHA-256 ({digest[:16]}...); download it from {URL}")
+        found = f"its SHA-256 is {digest[:8]}..., not {SHA256[:8]}..."
+        raise UserError(f"{path}: is not the official archive ({found}); give no path to download it from {URL}")
     with tarfile.open(path) as archive:
         train, meta = (archive.extractfile(f"{FOLDER}/{name}").read() for name in ("train", "meta"))  # type: ignore
     return load_pickle(train), meta

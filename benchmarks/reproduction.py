@@ -19,7 +19,6 @@ import ablation
 import common
 
 from eanet.cli import positive_int, run
-from eanet.data import check_data_path
 
 EPOCHS, RUNS = 10, 2
 
@@ -30,7 +29,7 @@ def main(argv=None) -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="CIFAR-100, as for train.py")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS, metavar="N", help=f"of a run (default: {EPOCHS})")
     args = parser.parse_args(argv)
-    check_data_path(args.data)
+    common.check_data(args.data)
     rows = []
     for number in range(1, RUNS + 1):
         folder = Path("runs", "reproduction", f"{args.epochs}-{number}")

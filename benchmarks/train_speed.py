@@ -27,7 +27,6 @@ import common
 import numpy as np
 
 from eanet.cli import UserError, positive_int, read_json, run, temporary_folder
-from eanet.data import check_data_path
 
 STEPS, BATCH = 6, 128
 PUBLISHED = 0.4391  # accuracy of the example on the official test split
@@ -101,7 +100,8 @@ def main(argv=None) -> None:
     parser.add_argument("--data", metavar="PATH", help="CIFAR-100, to measure the time to 43.91%% too")
     parser.add_argument("--epochs", type=positive_int, default=4, metavar="N", help="of that run (default: 4)")
     args = parser.parse_args(argv)
-    check_data_path(args.data)
+    if args.data:
+        common.check_data(args.data)
     with temporary_folder() as folder:
         runs = contenders(folder)
         for warm_up in runs.values():

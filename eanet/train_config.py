@@ -151,7 +151,8 @@ class TrainConfig:
             raise UserError(f"warmup_epochs {self.warmup_epochs}: must be below epochs {self.epochs}")
         if None not in (self.teacher_epochs, self.epochs) and self.teacher_epochs >= (last := cutmix_epochs(self.epochs)):
             raise UserError(
-                f"teacher_epochs {self.teacher_epochs}: must be below {last} to repeat any images in {self.epochs} epochs"
+                f"teacher_epochs {self.teacher_epochs}: must be below {last}; of {self.epochs} epochs the others have new "
+                "images"
             )
         if None not in (self.stop_after, self.epochs) and self.stop_after > self.epochs:
             raise UserError(f"stop_after {self.stop_after}: must be at most epochs {self.epochs}")

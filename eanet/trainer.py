@@ -370,7 +370,9 @@ def _train_epochs(run: Run, model, batches, validation, checkpoint, history, ela
     end = config.stop_after or config.epochs
     if run.teacher and start_epoch < end:
         teacher = load_teacher(run.teacher, config.teacher, model.config, config.precision)
-        _log(f"learning from teacher {config.teacher}")
+        last, first = cutmix_epochs(config.epochs), config.teacher_epochs
+        repeated = f"; epochs {first + 1} to {last} repeat the images and answers of the first {first}" if first else ""
+        _log(f"learning from teacher {config.teacher}{repeated}")
     runner = None if processes.distributed else _epoch_runner(model, batches, teacher)
     if runner and config.teacher_epochs:
         _log(f"teacher_epochs {config.teacher_epochs}: saves no time here, where teacher and student run as one program")

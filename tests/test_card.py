@@ -440,6 +440,7 @@ EXPORTS["rows"] = [dict(cold_start_s=None, one_image_ms=1.5, same_answers=0.8, t
     [
         ("evaluation", EVALUATION, ["| Superclass accuracy | 87.5% |", "red / green (7 of 40)", "under-confident",
                                     "blue 75%", "red 25%", "expected calibration error 12.5% (15 bins)"]),
+        ("evaluation", EVALUATION | {"interval": [0.2, 0.8]}, ["| Calibration | neither over- nor under-confident on average"]),
         ("exports", EXPORTS, ["Its top-1 label matches Keras' on 4 of 5 images."]),
     ],
 )  # fmt: skip
@@ -454,8 +455,7 @@ def test_measurements_are_read_by_key_and_only_of_these_weights(name, found, sho
         return card.card_regions(collect_facts(tmp_path, RESULTS, tiny_model, "me/new"))[name]
 
     checksum = model_checksum(tiny_model)
-    other = region({**found, "checksum": "00000000"})
-    assert not any(words in other for words in shown)
+    assert not any(words in region({**found, "checksum": "00000000"}) for words in shown)
     text = region({**found, "checksum": checksum})
     assert all(words in text for words in shown)
     assert region(dict(reversed({**found, "checksum": checksum}.items()))) == text  # the order of keys says nothing
@@ -495,6 +495,6 @@ def test_card_tells_which_run_taught_which(training_facts):
     text = card.render_card(training_facts(last))
     assert "```bash\n" + "\n".join(run["command"] for run in (first, second, third, last)) + "\n```" in text
     rows = [next(line for line in text.splitlines() if line.startswith(f"| {i}")) for i in ("1,", "2,", "3,", "4 ")]
-    assert "distilled" not in rows[0] and "| initial weights of run 1; AdamW" in rows[2] and "16 epochs of images" in rows[3]
+    assert "distilled" not in rows[0] and "| initial weights of run 1; AdamW" in rows[2] and "first 16 epochs)" in rows[3]
     for row, teacher in zip(rows[1:], ("1 (`runs/base`", "2 (`.`", "3 (`runs/base`"), strict=True):
         assert f"distilled from run {teacher}; 90% of the loss" in row

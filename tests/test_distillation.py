@@ -343,7 +343,7 @@ def test_weights_of_another_run_are_named(option, colour_folder, tmp_path):
     (dict(distill_temperature=2.0), "^distill_temperature 2.0: needs a teacher"),
     (dict(teacher_epochs=2), "^teacher_epochs 2: needs a teacher"),
     (dict(teacher="user/name", teacher_epochs=0), "^teacher_epochs 0: must be an integer, at least 1"),
-    (dict(teacher="user/name", teacher_epochs=18, epochs=20), "^teacher_epochs 18: must be below 18 to repeat any images"),
+    (dict(teacher="user/name", teacher_epochs=18, epochs=20), "^teacher_epochs 18: must be below 18; of 20 epochs the "),
     (dict(teacher="user/name", teacher_epochs=2, distribute=True), "^teacher_epochs 2: not allowed with distribute"),
     (dict(teacher="user/name", distill=1.5), r"^distill 1.5: must be a number in \[0, 1\]"),
     (dict(teacher="user/name", distill_temperature=0), "^distill_temperature 0: must be a number above 0, at most 100"),

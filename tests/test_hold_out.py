@@ -68,7 +68,7 @@ def test_other_archives_are_refused(official, tmp_path, capsys):
     for name, says in (
         ("nowhere", "cannot be read (No such file"),
         (".", "cannot be read (Is a directory)"),
-        ("other.tar.gz", "is not the official archive, by its SHA-256 ("),
+        ("other.tar.gz", "is not the official archive (its SHA-256 is "),
     ):
         assert run_main(hold_out, name) == 2
         err = capsys.readouterr().err

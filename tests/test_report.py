@@ -66,6 +66,14 @@ def test_no_class_is_both_easy_and_hard(classes, easiest, hardest):
     assert "".join(row["class"] for row in found["hardest"]) == hardest
 
 
+def test_a_class_without_a_right_answer_is_not_easy_and_one_without_a_wrong_answer_is_not_hard():
+    y = np.repeat(np.arange(4), 3)
+    for predicted, easiest, hardest in ((y, "dcba"[:2], ""), ((y + 1) % 4, "", "ab")):
+        found = report.describe_predictions(probabilities(predicted, 4), y, list("abcd"))
+        assert "".join(row["class"] for row in found["easiest"]) == easiest
+        assert "".join(row["class"] for row in found["hardest"]) == hardest
+
+
 def test_mistakes_are_the_most_confident_ones_by_name():
     p = probabilities(PREDICTED, 3)
     p[2] = [0.9, 0.05, 0.05]

@@ -89,6 +89,7 @@ def test_run_that_repeats_the_answers_of_its_teacher(colour_folder, tmp_path, mo
     monkeypatch.setattr(run_dir.Checkpoint, "save", listing)
     train_and_resume(colours(), colour_folder, tmp_path, epochs=4, teacher_epochs=1)
     steps = len(load_dataset(colours(), EANetConfig()).train) // 64
+    assert "; epochs 2 to 3 repeat the images and answers of the first 1\n" in capsys.readouterr().err
     assert asked == [64] * 2 * steps + [64] * steps  # the first epoch and the last; the copy has the file of the first
     assert files == [["0.npy"]] * 7
     assert not list(tmp_path.glob("*/teacher"))
