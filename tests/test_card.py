@@ -440,7 +440,7 @@ EXPORTS["rows"] = [dict(cold_start_s=None, one_image_ms=1.5, same_answers=0.8, t
     [
         ("evaluation", EVALUATION, ["| Superclass accuracy | 87.5% |", "red / green (7 of 40)", "under-confident",
                                     "blue 75%", "red 25%", "expected calibration error 12.5% (15 bins)"]),
-        ("evaluation", EVALUATION | {"interval": [0.2, 0.8]}, ["| Calibration | neither over- nor under-confident on average"]),
+        ("evaluation", EVALUATION | {"interval": [0.2, 0.8]}, ["| Calibration | neither over- nor under-confident"]),
         ("exports", EXPORTS, ["Its top-1 label matches Keras' on 4 of 5 images."]),
     ],
 )  # fmt: skip
