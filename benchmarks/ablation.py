@@ -52,6 +52,7 @@ SETTINGS = {  # by the name of the run folders
     "flagship": Setting("flagship's recipe"),
     "no-teacher": Setting("no teacher", {"teacher": None}),
     "no-policy": Setting("no TrivialAugment", {"augment": None}),
+    "repeated": Setting("images and answers of the first 8 epochs repeated", {"teacher-epochs": 8}),
     "neither": Setting("neither teacher nor TrivialAugment", {"teacher": None, "augment": None}),
     "two-stages": Setting("two stages, 16x16 and 8x8", {"preset": "small", "set": {"redundant_bias": False}}),
     "weight-decay": Setting("weight decay 0.01 instead of 0.1", {"weight-decay": 0.01}),
