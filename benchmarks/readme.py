@@ -86,11 +86,13 @@ def train_speed(found: dict) -> str:
     columns |= {"times_the_example": EXAMPLE}
     if any("times_small" in row for row in found["rows"]):
         columns |= {"times_small": "× small preset"}
+    names = " ".join(row["model"] for row in found["rows"])
+    precision = "float32 unless a row says bfloat16" if "bfloat16" in names else "float32"
+    stored = " Stored: an epoch that repeats images and the teacher's answers." if "stored" in names else ""
     parts = [
         "## Training speed",
         table(columns, found["rows"]),
-        "Full training steps with the input pipeline, batches of 128; float32, unless a row says bfloat16. Stored: an epoch "
-        f"that repeats images and the teacher's answers (`--teacher-epochs`). {measured(found)}",
+        f"Full training steps with the input pipeline, {precision}, batches of 128.{stored} {measured(found)}",
     ]
     if reached := found.get("time_to_43_91"):
         rows = [
