@@ -142,9 +142,9 @@ def model_size(name: str) -> dict:
 
 def reported(name: str, epochs: int, size: dict) -> dict[int, dict]:
     """Return the runs of a row of the last report, by seed; none if it is of a model of another size."""
-    path = common.HERE / "ablation.json"
+    path, wanted = common.HERE / "ablation.json", {"setting": SETTINGS[name].title, "epochs": epochs, **size}
     for row in read_json(path)["rows"] if path.is_file() else ():
-        if {**row, "setting": SETTINGS[name].title, "epochs": epochs, **size} == row:
+        if wanted.items() <= row.items():
             return {each["seed"]: each for each in row["seeds"]}
     return {}
 
