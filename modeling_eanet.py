@@ -25,9 +25,7 @@ from pathlib import Path
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 
-# Per channel, over the 50,000 official training images, on the 0-255 scale.
-CIFAR100_MEAN = (129.304, 124.070, 112.434)
-CIFAR100_STD = (68.170, 65.392, 70.418)
+CIFAR100_MEAN, CIFAR100_STD = (129.304, 124.070, 112.434), (68.170, 65.392, 70.418)  # of the 50,000 training images, 0-255
 CIFAR100_LABELS = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
     caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
@@ -84,11 +82,12 @@ class EANetConfig:
     head_dims: tuple[int, ...] = (8, 14)  # query width per head; used only with shared_memory
     mlp_ratio: float = 2.0  # hidden width of the MLP divided by the token width
     depthwise_kernel: int = 3  # side of the depthwise convolution in each block's MLP; 0 for none
+    inner_norm: bool = False  # True: a norm after the attention; the MLP's norm and only activation after its convolution
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
     norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
     redundant_bias: bool = True  # False, with norm="batch": without biases that the next norm, softmax or bias takes up
-    activation: str = "relu"  # of the MLP and the convolutional stem, one of ACTIVATIONS
+    activation: str = "relu"  # of the MLP and the convolutional stem: "relu", "silu", "gelu" or "gelu_tanh"
     attention_dropout: float = 0.0  # rates in [0, 1)
     projection_dropout: float = 0.0
     mlp_dropout: float = 0.0
@@ -129,6 +128,7 @@ class EANetConfig:
         self._require(round(min(dims) * self.mlp_ratio) >= 1, "mlp_ratio", f"gives an MLP width of 0 for embed_dims={dims}")
         self._require(dims[0] >= 2 or not conv or patch == 1, "embed_dims", "must begin with at least 2: the stem halves it")
         self._require(not (self.position_embedding and conv), "position_embedding", "needs the patch tokenizer")
+        self._require(self.depthwise_kernel or not self.inner_norm, "inner_norm", "needs a depthwise_kernel above 0")
         self._require(self.redundant_bias or self.norm == "batch", "redundant_bias", 'must be true unless norm is "batch"')
 
     @property
@@ -197,11 +197,14 @@ PRESETS = {
     "small": dict(),  # the defaults of EANetConfig: two scales, 386,004 parameters
     "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
                     head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
+    "slim": dict(patch_size=1, embed_dims=(16, 64, 112), depths=(1, 2, 3), num_heads=(4, 8, 8), slots=(4, 8, 14),
+                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 379,124 parameters
     "base": dict(patch_size=1, embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14),
                  head_dims=(4, 8, 14), redundant_bias=False),  # its teacher, in models/base, 1,509,436 parameters
 }  # fmt: skip
-NORMS, ACTIVATIONS = ("layer", "batch", "none"), ("relu", "silu", "gelu", "gelu_tanh")
 RESIZES, INTERPOLATIONS = ("squash", "crop", "pad"), ("nearest", "bilinear", "bicubic", "lanczos", "box")
+_CHOICES = {"tokenizer": ("patch", "conv"), "norm": ("layer", "batch", "none"), "resize": RESIZES,
+            "interpolation": INTERPOLATIONS, "activation": ("relu", "silu", "gelu", "gelu_tanh")}  # fmt: skip
 
 
 def _is_count(value) -> bool:
@@ -214,12 +217,9 @@ def _is_number(value) -> bool:
 
 _FIELD_RULES = (
     ("image_size patch_size", lambda v: _is_count(v) and v <= 1024, "must be an integer from 1 to 1024 (pixels)"),
-    ("shared_memory position_embedding final_norm redundant_bias", lambda v: isinstance(v, bool), "must be true or false"),
-    ("tokenizer", ("patch", "conv").__contains__, 'must be "patch" or "conv"'),
-    ("norm", NORMS.__contains__, f"must be one of {', '.join(NORMS)}"),
-    ("activation", ACTIVATIONS.__contains__, f"must be one of {', '.join(ACTIVATIONS)}"),
-    ("resize", RESIZES.__contains__, f"must be one of {', '.join(RESIZES)}"),
-    ("interpolation", INTERPOLATIONS.__contains__, f"must be one of {', '.join(INTERPOLATIONS)}"),
+    ("shared_memory inner_norm position_embedding final_norm redundant_bias", lambda v: isinstance(v, bool),
+     "must be true or false"),
+    *((name, words.__contains__, f"must be one of {', '.join(words)}") for name, words in _CHOICES.items()),
     ("attention_dropout projection_dropout mlp_dropout drop_path", lambda v: _is_number(v) and 0 <= v < 1,
      "must be a rate in [0, 1)"),
     ("mlp_ratio norm_epsilon", lambda v: _is_number(v) and v > 0, "must be a number above 0"),
@@ -271,7 +271,6 @@ def build_eanet(config: EANetConfig):
     inputs = keras.Input((config.image_size, config.image_size, 3), name="image")
     x = layers.Rescaling([1.0 / s for s in config.pixel_std], offset, name="normalize")(inputs)
     x = _patch_tokens(x, config) if config.tokenizer == "patch" else _conv_tokens(x, config)
-
     block, last_block = 0, max(1, sum(config.depths) - 1)
     for stage, dim in enumerate(config.embed_dims):
         if stage > 0:
@@ -280,11 +279,9 @@ def build_eanet(config: EANetConfig):
         for _ in range(config.depths[stage]):
             x = _block(x, config, stage, f"block_{block}", config.drop_path * block / last_block)
             block += 1
-
     if config.final_norm:
         x = _norm(config, "final_norm")(x)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    # Probabilities in float32, whatever the precision of the rest.
     outputs = layers.Dense(config.num_classes, activation="softmax", dtype="float32", name="classifier")(x)
     model = keras.Model(inputs, outputs, name="eanet")
     model.config, model.jit_compile = config, use_xla()
@@ -340,18 +337,20 @@ def _block(x, config, stage, name, drop_path):
     _, side, _, dim = x.shape
     y = _norm(config, f"{name}_norm_1")(x)
     y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
-    head_dim = config.head_dims[stage] if config.shared_memory else None
-    dropout = dict(attention_dropout=config.attention_dropout, projection_dropout=config.projection_dropout)
-    sizes = dict(heads=config.num_heads[stage], slots=config.slots[stage], head_dim=head_dim)
-    y = external_attention(y, **sizes, **dropout, use_bias=config.redundant_bias, name=name)
+    options = dict(heads=config.num_heads[stage], slots=config.slots[stage], use_bias=config.redundant_bias, name=name)
+    options |= dict(attention_dropout=config.attention_dropout, projection_dropout=config.projection_dropout)
+    y = external_attention(y, head_dim=config.head_dims[stage] if config.shared_memory else None, **options)
     y = layers.Reshape((side, side, dim), name=f"{name}_grid")(y)
+    y = _norm(config, f"{name}_value_norm")(y) if config.inner_norm else y
     y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
     x = layers.Add(name=f"{name}_add_attention")([x, y])
-    y = _norm(config, f"{name}_norm_2")(x)
+    y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
     y = layers.Dense(round(config.mlp_ratio * dim), name=f"{name}_mlp_1")(y)
-    y = _activation(config, f"{name}_mlp_activation")(y)
+    y = y if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours
-        y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", name=f"{name}_depthwise")(y)
+        bias = config.redundant_bias or not config.inner_norm
+        y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", use_bias=bias, name=f"{name}_depthwise")(y)
+        y = _norm(config, f"{name}_depthwise_norm", center=True)(y) if config.inner_norm else y
         y = _activation(config, f"{name}_depthwise_activation")(y)
     y = _dropout(config.mlp_dropout, f"{name}_mlp_dropout_1")(y)
     y = layers.Dense(dim, use_bias=config.redundant_bias, name=f"{name}_mlp_2")(y)
@@ -383,11 +382,12 @@ def _conv_tokens(x, config):
     return x
 
 
-def _norm(config, name):
+def _norm(config, name, center=False):
     if config.norm == "none":
         return lambda x: x
     if config.norm == "batch":  # a running average of about ten batches; training recomputes it for the final weights
-        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=config.redundant_bias, name=name)
+        center = center or config.redundant_bias
+        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=center, name=name)
     return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 
 

@@ -53,16 +53,23 @@ def _with_biases(layer) -> list[np.ndarray]:
 
 
 def _fold_norms(weights, config) -> None:
-    linear = {"norm_1": "query" if config.shared_memory else "key", "norm_2": "mlp_1"}
-    after = {f"block_{i}_{norm}": f"block_{i}_{linear[norm]}" for i in range(sum(config.depths)) for norm in linear}
-    after |= {"final_norm": "classifier"} if config.final_norm else {}
+    blocks = [f"block_{i}_" for i in range(sum(config.depths))]
+    first, last = ("query", "projection") if config.shared_memory else ("key", "value")
+    after = {f"{block}norm_1": block + first for block in blocks}
     before = {f"downsample_{stage}_norm": f"downsample_{stage}" for stage in range(1, len(config.depths))}
+    if config.inner_norm:
+        before |= {f"{block}depthwise_norm": f"{block}depthwise" for block in blocks}
+        before |= {f"{block}value_norm": block + last for block in blocks}
+    else:
+        after |= {f"{block}norm_2": f"{block}mlp_1" for block in blocks}
+    after |= {"final_norm": "classifier"} if config.final_norm else {}
     for norm, layer in (after | before).items():
         gamma, beta, mean, variance = weights.pop(norm)
         scale = gamma / np.sqrt(variance + config.norm_epsilon)
         shift, (kernel, *bias) = beta - mean * scale, weights[layer]
         if norm in before:
-            weights[layer] = [kernel * scale, bias[0] * scale + shift]
+            scales = scale[:, None] if layer.endswith("_depthwise") else scale  # its kernel is (side, side, channels, 1)
+            weights[layer] = [kernel * scales, bias[0] * scale + shift]
         else:  # a layer without a bias makes logits, in which a shift cancels
             weights[layer] = [kernel * scale[:, None], *(b + shift @ kernel for b in bias)]
 

@@ -194,7 +194,7 @@ class ShiftedDepthwiseConv2D(layers.DepthwiseConv2D):
         size = self.kernel_size[0]
         padded = ops.pad(inputs, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
         padded, kernel = ops.cast(padded, "float32"), ops.cast(self.kernel, "float32")
-        y = ops.cast(self.bias, "float32")
+        y = ops.cast(self.bias, "float32") if self.use_bias else 0.0
         for row in range(size):
             for column in range(size):
                 y += padded[:, row : row + height, column : column + width] * kernel[row, column, :, 0]

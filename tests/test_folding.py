@@ -15,11 +15,9 @@ from modeling_eanet import EANetConfig, UserError, build_eanet
 @pytest.mark.parametrize("slots", [4, 16])  # fewer and more than a head's width
 @pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-@pytest.mark.parametrize("final_norm", [True, False])
-def test_folded_model_is_the_same_function(slots, shared_memory, norm, final_norm):
-    config = tiny_config(
-        shared_memory=shared_memory, slots=(slots, slots), norm=norm, final_norm=final_norm, attention_dropout=0.3
-    )
+@pytest.mark.parametrize("norms", [dict(final_norm=True), dict(final_norm=False), dict(inner_norm=True)], ids=str)
+def test_folded_model_is_the_same_function(slots, shared_memory, norm, norms):
+    config = tiny_config(shared_memory=shared_memory, slots=(slots, slots), norm=norm, attention_dropout=0.3, **norms)
     model = random_weights(build_eanet(config), scale=0.1 if norm == "none" else 0.3)
     folded = fold(model)
     assert folded.config == dataclasses.replace(config, shared_memory=False, norm="layer" if norm == "layer" else "none")
@@ -31,7 +29,7 @@ def test_folded_model_is_the_same_function(slots, shared_memory, norm, final_nor
 
 @pytest.mark.parametrize("changes", [{}, dict(shared_memory=True), dict(final_norm=False, depthwise_kernel=0),
                                      dict(tokenizer="patch"), dict(tokenizer="patch", position_embedding=True),
-                                     dict(patch_size=1)])  # fmt: skip
+                                     dict(patch_size=1), dict(inner_norm=True)])  # fmt: skip
 def test_folding_adds_the_biases_that_were_left_out(changes):
     config = tiny_config(redundant_bias=False, **changes)
     model = random_weights(build_eanet(config))

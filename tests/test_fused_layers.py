@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eanet.fused_layers import DoubleNormalization, FastDropout, with_fused_layers
+from eanet.fused_layers import DoubleNormalization, FastDropout, ShiftedDepthwiseConv2D, with_fused_layers
 from eanet.saving import dtype_policy, inference_copy
 from modeling_eanet import EANetConfig, build_eanet
 
@@ -115,6 +115,20 @@ def test_fused_projections_equal_the_four_linear_maps(norm, redundant_bias):
     largest = max(float(np.abs(gradient).max()) for gradient in found[0][1:])
     for expected, value in zip(*found, strict=True):
         np.testing.assert_allclose(value, expected, rtol=1e-2, atol=1e-5 * max(1, largest))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("side", [3, 5])
+def test_shifted_convolution_equals_keras(side, use_bias):
+    import keras
+
+    x = np.random.default_rng(0).normal(0, 1, (2, 7, 9, 4)).astype(np.float32)
+    plain = keras.layers.DepthwiseConv2D(side, padding="same", use_bias=use_bias, bias_initializer="normal")
+    expected = plain(x)
+    shifted = ShiftedDepthwiseConv2D.from_config(plain.get_config())
+    shifted.build(x.shape)
+    shifted.set_weights(plain.get_weights())
+    np.testing.assert_allclose(np.asarray(shifted(x)), np.asarray(expected), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])

@@ -23,7 +23,7 @@ rng = np.random.default_rng(0)
 split = Split(rng.integers(0, 256, (96, 16, 16, 3)).astype(np.uint8), rng.integers(0, 4, 96), "train")
 sizes = dict(image_size=16, patch_size=4, embed_dims=(8,), depths=(1,), num_heads=(2,), slots=(3,), head_dims=(3,))
 # A bias that a norm cancels has a gradient of rounding errors alone, which Adam would blow up.
-config = EANetConfig(**sizes, id2label=list("abcd"), mlp_dropout=0.1, redundant_bias=False)
+config = EANetConfig(**sizes, id2label=list("abcd"), mlp_dropout=0.1, redundant_bias=False, inner_norm=True)
 worst = {}
 for taught in (False, True):
     teaching = dict(teacher=".", teacher_epochs=1, output=sys.argv[1]) if taught else {}

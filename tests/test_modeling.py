@@ -211,7 +211,7 @@ def test_parameter_counts():
     count = {name: build_eanet(EANetConfig.preset(name)).count_params() for name in PRESETS}
     # The example has 361,380. Dead: 8 x (256 query + 16 key) biases, and the 64 of the patch projection.
     assert count["keras-io"] == 361_380 - 8 * (256 + 16) - 64
-    assert (count["small"], count["pyramid"], count["base"]) == (386_004, 393_580, 1_509_436)
+    assert (count["small"], count["pyramid"], count["slim"], count["base"]) == (386_004, 393_580, 379_124, 1_509_436)
 
 
 # ------------------------------------------------------------------------------------------------------- the graph
@@ -256,14 +256,15 @@ def test_graph_has_only_layers_of_keras():
             assert "Random" not in name or module == "keras.initializers"  # no augmentation inside the model
 
 
-@pytest.mark.parametrize("changes", [{}, dict(shared_memory=True), dict(tokenizer="patch")], ids=str)
+@pytest.mark.parametrize("changes", [{}, dict(shared_memory=True), dict(tokenizer="patch"), dict(inner_norm=True)], ids=str)
 def test_redundant_biases_are_left_out(changes):
     """What stays: the biases before an activation, the classifier's, and those of the stem's first convolutions."""
     default, without = (build_eanet(tiny_config(**changes, redundant_bias=value)) for value in (True, False))
     gone = {w.path for w in default.weights} - {w.path for w in without.weights}
     blocks = {"value"} if not changes.get("shared_memory") else {"projection", "memory_value"}
     expected = {f"block_{i}_{name}/bias" for i in range(2) for name in {"mlp_2", *blocks}}
-    expected |= {f"block_{i}_{norm}/beta" for i in range(2) for norm in ("norm_1", "norm_2")} | {"final_norm/beta"}
+    inner = {"depthwise/bias", "value_norm/beta"} if changes.get("inner_norm") else {"norm_2/beta"}
+    expected |= {f"block_{i}_{name}" for i in range(2) for name in {"norm_1/beta", *inner}} | {"final_norm/beta"}
     expected |= {"downsample_1/bias", "downsample_1_norm/beta"}
     assert gone == expected | (set() if "tokenizer" in changes else {"stem_1/bias"})
     saved = sum(math.prod(w.shape) for w in default.weights if w.path in gone)
@@ -289,7 +290,7 @@ INVALID = [
     dict(id2label={0: "a", 1: ""}), dict(id2label=["a", "\ud800"]), dict(id2label=7),
     dict(pixel_mean=(1, 2)), dict(pixel_std=(1, 0, 1)),
     dict(interpolation="guess"), dict(resize="stretch"), dict(redundant_bias=0), dict(redundant_bias=False, norm="layer"),
-    dict(redundant_bias=False, norm="none"),
+    dict(redundant_bias=False, norm="none"), dict(inner_norm=1), dict(inner_norm=True, depthwise_kernel=0),
 ]  # fmt: skip
 
 

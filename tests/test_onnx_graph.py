@@ -12,6 +12,7 @@ from modeling_eanet import EANetConfig, UserError, attention_layer_name, build_e
 ARCHITECTURES = {
     "folded": dict(),
     "layer norm, gelu": dict(norm="layer", activation="gelu"),
+    "inner norms": dict(inner_norm=True, shared_memory=True, norm="layer"),
     "no norm, silu, dropout": dict(norm="none", activation="silu", attention_dropout=0.1, mlp_dropout=0.1),
     "three stages, patch size 1, odd heads": dict(
         embed_dims=(8, 12, 16), depths=(1, 1, 1), num_heads=(1, 2, 4), slots=(4, 1, 3), head_dims=(2, 3, 4), patch_size=1,

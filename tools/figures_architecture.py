@@ -61,13 +61,15 @@ def _block(axis, config):
     if config.depthwise_kernel:
         mlp.insert(1, (f"{config.depthwise_kernel}×{config.depthwise_kernel} depthwise\nconvolution", BLUE))
     norm = [] if config.norm == "none" else [(f"{config.norm} norm", GREY)]
+    attention = norm + attention + (norm if config.inner_norm else [])
+    mlp = mlp[:2] + norm + mlp[2:] if config.inner_norm else norm + mlp
     style = "round,pad=0,rounding_size=10"
     panel = (LEFT, 4), WIDTH - 4 - LEFT, HEIGHT - 8
     axis.add_patch(FancyBboxPatch(*panel, boxstyle=style, facecolor="none", edgecolor=INK, **DASHED))
     axis.text(LEFT + 14, 26, "one block", va="center")
-    count = len(attention) + len(mlp) + 2 * len(norm)
+    count = len(attention) + len(mlp)
     y, gap = 34, (HEIGHT - 106 - count * PART) / (count + 2)
-    for name, parts in (("attention branch", norm + attention), ("MLP branch", norm + mlp)):
+    for name, parts in (("attention branch", attention), ("MLP branch", mlp)):
         y = _branch(axis, y, gap, name, parts)
     _arrow(axis, (CENTRE, y), (CENTRE, HEIGHT - 6))
 
