@@ -345,7 +345,8 @@ def reproducing_command(config: TrainConfig, num_images: int | None = None) -> s
         words += ["--data", config.data if is_repo_id(config.data) else Path(os.path.abspath(config.data)).name]
     defaults = {name: getattr(TrainConfig, name) for name in RECIPE_FIELDS} | DISTILL_DEFAULTS
     for i, name in enumerate(AUTOMATIC_FIELDS):
-        given: dict[str, Any] = dict.fromkeys((*AUTOMATIC_FIELDS[i:], "stop_after"))
+        # The last two must fit the number of epochs, which may be another one here.
+        given: dict[str, Any] = dict.fromkeys((*AUTOMATIC_FIELDS[i:], "stop_after", "teacher_epochs"))
         defaults[name] = getattr(dataclasses.replace(config, **given).resolved(num_images), name)
     defaults["preset"] = "small"
     for name, value in recipe_of(config).items():

@@ -171,6 +171,13 @@ def test_recorded_command_repeats_the_run(tmp_path, monkeypatch):
     assert again == dataclasses.replace(given, data="cifar-100-python")
 
 
+@pytest.mark.parametrize("option", ["--warmup-epochs", "--stop-after", "--teacher-epochs"])
+def test_recorded_command_has_numbers_that_only_many_epochs_allow(option):
+    given = train_config("--epochs", 400, "--teacher", "user/base", option, 300)
+    again = train_config(*reproducing_command(given).split()[2:])
+    assert again == given and getattr(again, option[2:].replace("-", "_")) == 300
+
+
 def test_recorded_command_has_paths_below_the_working_directory_only(tmp_path, monkeypatch):
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     here.mkdir()
