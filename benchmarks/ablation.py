@@ -1,10 +1,10 @@
-"""Measure what each choice of the flagship is worth, in runs of 30 epochs, and what its teacher is worth also in 150.
+"""Measure what each choice of the recipe is worth, in runs of 30 epochs, and what the teacher is worth also in 150.
 
     KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 
 Each run is one of train.py in runs/ablation/; if stopped, the same command resumes. Runs that are complete there, or that
 ablation.json has, from whatever machine, are not trained again. `--commands` prints the commands of the others, to run them
-elsewhere; `--report` adds what is complete and trains nothing. The first row is the flagship's recipe; the others change
+elsewhere; `--report` adds what is complete and trains nothing. The first row is the preset pyramid; the others change
 what they name and nothing else.
 """
 
@@ -30,7 +30,7 @@ from eanet.evaluation import count_macs
 from modeling_eanet import EANetConfig, build_eanet
 
 EPOCHS, SEEDS, FULL_EPOCHS = 30, 2, 150
-FLAGSHIP = {  # options of train.py
+RECIPE = {  # options of train.py
     "preset": "pyramid",
     "augment": "trivial",
     "teacher": "models/base",
@@ -41,7 +41,7 @@ FLAGSHIP = {  # options of train.py
 
 
 class Setting(NamedTuple):
-    """A row: its name, the options that differ from `FLAGSHIP` (None for one left out), and a variant of the blocks."""
+    """A row: its name, the options that differ from `RECIPE` (None for one left out), and a variant of the blocks."""
 
     title: str
     options: dict = {}  # noqa: RUF012
@@ -49,7 +49,9 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {  # by the name of the run folders
-    "flagship": Setting("flagship's recipe"),
+    "pyramid": Setting("preset pyramid"),
+    "slim": Setting("preset slim: its widths, and norms inside the branches", {"preset": "slim"}),
+    "slim-widths": Setting("the widths of slim", {"preset": "slim", "set": {"inner_norm": False}}),
     "no-teacher": Setting("no teacher", {"teacher": None}),
     "no-policy": Setting("no TrivialAugment", {"augment": None}),
     "repeated": Setting("images and answers of the first 8 epochs repeated", {"teacher-epochs": 8}),
@@ -89,7 +91,7 @@ def command(name: str, seed: int, epochs: int, data, folder: Path) -> list[str]:
 
 def recipe(name: str, seed: int, epochs: int) -> dict:
     """Return the options of a run that are not paths of this machine, by name; None for one left out."""
-    options = {"epochs": epochs, "seed": seed, **FLAGSHIP, **SETTINGS[name].options}
+    options = {"epochs": epochs, "seed": seed, **RECIPE, **SETTINGS[name].options}
     if seed:  # another seed's validation split has images that the teacher, of seed 0, was trained on
         options["validation-split"] = 0
     return options
@@ -134,7 +136,7 @@ def model_size(name: str) -> dict:
     from ablation_variants import changed_blocks
 
     setting = SETTINGS[name]
-    options = FLAGSHIP | setting.options
+    options = RECIPE | setting.options
     with changed_blocks(setting.variant):
         model = build_eanet(EANetConfig.preset(options["preset"], **(options["set"] or {})))
     return {"parameters": model.count_params(), "macs": count_macs(model)}
@@ -209,7 +211,7 @@ def main(argv=None) -> None:
     parser.add_argument("--report", action="store_true", help="report the complete runs and train none")
     args = parser.parse_args(argv)
     runs = [(name, args.epochs, seed) for seed in range(args.seeds) for name in SETTINGS]
-    runs = list(dict.fromkeys([*runs, ("flagship", FULL_EPOCHS, 0), ("no-teacher", FULL_EPOCHS, 0)]))
+    runs = list(dict.fromkeys([*runs, *((name, FULL_EPOCHS, 0) for name in ("pyramid", "slim", "no-teacher"))]))
     rows, missing = collect(runs)
     wanted = [each for each in missing if each[0] in args.rows]
     if args.commands:
@@ -223,8 +225,8 @@ def main(argv=None) -> None:
     if missing:
         names = ", ".join(run_folder(name, seed, epochs).name for name, epochs, seed in missing)
         print(f"no complete run: {names}; `--commands` has the commands", file=sys.stderr)
-    if not rows or (rows[0]["setting"], rows[0]["epochs"]) != (SETTINGS["flagship"].title, args.epochs):
-        raise UserError(f"{run_folder('flagship', 0, args.epochs)}: no complete run; the others are compared with it")
+    if not rows or (rows[0]["setting"], rows[0]["epochs"]) != (SETTINGS["pyramid"].title, args.epochs):
+        raise UserError(f"{run_folder('pyramid', 0, args.epochs)}: no complete run; the others are compared with it")
     dataset = common.cifar100(args.data, EANetConfig.preset("pyramid")).test
     common.report("ablation", rows, split=dataset.note or dataset.name, num_images=len(dataset))
 

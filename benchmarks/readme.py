@@ -35,7 +35,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/predict_speed.py` | prediction speed and cold start |
 | `python benchmarks/exports.py --data DATA` | size, accuracy and latency of the exports |
 | `python benchmarks/attention_scaling.py` | time and memory of attention over the number of tokens |
-| `python benchmarks/ablation.py --data DATA` | what each choice of the flagship is worth |
+| `python benchmarks/ablation.py --data DATA` | what each choice of the recipe is worth |
 | `python benchmarks/distillation.py STUDENT TEACHER ...` | epochs of a distilled run and of its teacher |
 | `python benchmarks/reproduction.py --data DATA` | whether the same command gives the same weights |
 | `python benchmarks/evaluation.py --data DATA` | superclasses, confusions and calibration of the shipped weights |

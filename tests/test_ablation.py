@@ -69,13 +69,13 @@ def write_ablation_run(root, name, seed, accuracy):
 def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatch, capsys):
     data = write_official(tmp_path / "cifar-100-python", train=200, test=100, labels=CIFAR100_LABELS)
     options = ("--data", data, "--epochs", "2", "--report")
-    assert run_main(ablation, *options) == 2 and "flagship-2-0: no complete run" in capsys.readouterr().err
+    assert run_main(ablation, *options) == 2 and "pyramid-2-0: no complete run" in capsys.readouterr().err
     parameters = {row["setting"]: row["parameters"] for row in REPORT["rows"]}
-    for name, seed, accuracy in (("flagship", 0, 0.5), ("flagship", 1, 0.6), ("branches", 1, 0.7)):
+    for name, seed, accuracy in (("pyramid", 0, 0.5), ("pyramid", 1, 0.6), ("branches", 1, 0.7)):
         run, found = write_ablation_run(tmp_path, name, seed, accuracy)
     record, trained = found["training"], found["training"]["recipe"]
     assert run_main(ablation, *options) == 0
-    assert "no complete run: no-teacher-2-0, no-policy-2-0," in capsys.readouterr().err
+    assert "no complete run: slim-2-0, slim-widths-2-0, no-teacher-2-0, no-policy-2-0," in capsys.readouterr().err
     first, second = json.loads((folder / "ablation.json").read_text())["rows"]
     facts = {"hardware": "a GPU", "trained": "2026-11-26"}
     seeds = [(0, 0.5), (1, 0.6)]
@@ -92,14 +92,14 @@ def test_complete_runs_of_the_ablation_are_reported(folder, tmp_path, monkeypatc
     # What is reported stays, also without its folder, unless the model has changed.
     record["recipe"] = trained
     (run / "eval_results.json").write_text(json.dumps(found | {"accuracy": 0.8}))
-    shutil.rmtree(tmp_path / ablation.run_folder("flagship", 1, 2))
+    shutil.rmtree(tmp_path / ablation.run_folder("pyramid", 1, 2))
     report = json.loads((folder / "ablation.json").read_text())
     report["rows"] += [{**first, "setting": ablation.SETTINGS[name].title} for name in ("no-teacher", "no-depthwise")]
     (folder / "ablation.json").write_text(json.dumps(report))
     assert run_main(ablation, *options) == 0
     rows = {row["setting"]: row for row in json.loads((folder / "ablation.json").read_text())["rows"]}
-    assert list(rows) == ["flagship's recipe", "no teacher", second["setting"]]
-    assert rows["no teacher"]["seeds"] == rows["flagship's recipe"]["seeds"] == first["seeds"]
+    assert list(rows) == ["preset pyramid", "no teacher", second["setting"]]
+    assert rows["no teacher"]["seeds"] == rows["preset pyramid"]["seeds"] == first["seeds"]
     assert rows[second["setting"]]["seeds"] == [second["seeds"][0] | {"top1_accuracy": 0.8}]
     found["model"] = {"parameters": parameters["with squeeze-and-excitation"]}
     (run / "eval_results.json").write_text(json.dumps(found))
@@ -120,11 +120,11 @@ def test_missing_runs_of_the_ablation_are_trained_at_the_same_time(folder, tmp_p
         write_ablation_run(tmp_path, name, int(seed), 0.5)
 
     monkeypatch.setattr(common, "run_python", train)
-    options = ("--data", data, "--epochs", 2, "--rows", "flagship", "no-teacher")
+    options = ("--data", data, "--epochs", 2, "--rows", "pyramid", "no-teacher")
     monkeypatch.setattr(ablation, "FULL_EPOCHS", 2)
     assert run_main(ablation, *options, "--commands") == 0 and capsys.readouterr().out.count("python train.py ") == 4
     assert run_main(ablation, *options, "--jobs", 2) == 0
-    assert sorted(trained) == [("flagship", 0), ("flagship", 1), ("no-teacher", 0), ("no-teacher", 1)]
+    assert sorted(trained) == [("no-teacher", 0), ("no-teacher", 1), ("pyramid", 0), ("pyramid", 1)]
     assert "runs/ablation/no-teacher-2-1: complete, 4 of 4\n" in capsys.readouterr().err
     assert [len(row["seeds"]) for row in json.loads((folder / "ablation.json").read_text())["rows"]] == [2, 2]
     shutil.rmtree(tmp_path / "runs")  # they are in the report
