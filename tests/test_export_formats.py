@@ -1,17 +1,20 @@
 """Exports for phones and in 8 bits: LiteRT, quantized ONNX, and the command that writes all formats."""
 
+import collections
 import json
+import math
 import sys
 import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, colour_images, only_line, run_main, tiny_config
+from conftest import ROOT, colour_images, only_line, random_images, random_weights, run_main, tiny_config
 
 import export
 import inference
 from eanet.data.splits import Split
 from eanet.export import LitertModel, OnnxModel, agreement, export_litert, find_litert, formats, litert, quantize
+from eanet.export.onnx_graph import onnx_graph
 from eanet.saving import model_checksum
 from modeling_eanet import UserError, build_eanet
 
@@ -130,10 +133,34 @@ def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path):
     assert found >= expected - 1 / 64 and expected > 0.9
     model = OnnxModel(tmp_path / "m.onnx")
     assert model.config == colour_model.config and model.checksum == model_checksum(colour_model)
-    nodes = onnx.load(tmp_path / "m.onnx").graph.node
-    assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 10
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    assert sum(node.op_type == "QuantizeLinear" for node in graph.node) > 10
+    size = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    kernels = {node.output[0]: size[node.input[0]] for node in graph.node if node.input[0] in size}  # in 8 bits
+    inputs = [node.input[1] for node in graph.node if node.op_type == "Conv"]
+    in_float = [size[name] for name in inputs if name in size]
+    assert in_float and max(in_float) <= min(kernels[name] for name in inputs if name in kernels)
+    assert sum(in_float) <= quantize.FLOAT_WEIGHTS * sum(size.values())
     outputs = {output.name for output in model.session.get_outputs()}
     assert {"probabilities", "features", "attention_0", "attention_1"} == outputs
+
+
+@pytest.mark.parametrize("changes", [{}, dict(inner_norm=True)], ids=str)
+def test_for_8_bits_only_norms_behind_a_convolution_are_folded(changes):
+    import onnxruntime
+
+    model = random_weights(build_eanet(tiny_config(**changes)), scale=0.2)
+    graph = onnx_graph(model, {})
+    folded = quantize._fold_norms(graph)
+    convolutions = {node.output[0] for node in folded.graph.node if node.op_type == "Conv"}
+    uses = collections.Counter(name for node in folded.graph.node for name in node.input)
+    normed = [node.input[0] for node in folded.graph.node if node.op_type == "BatchNormalization"]
+    assert normed and not [name for name in normed if name in convolutions and uses[name] == 1]
+    assert [opset.domain for opset in folded.opset_import] == [""]
+    feed = {quantize.INPUT: random_images(4).astype(np.float32)}
+    first, second = (onnxruntime.InferenceSession(m.SerializeToString()).run(None, feed) for m in (graph, folded))
+    for found, expected in zip(second, first, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("images", [3, 50, 64])  # batches of one size for any number

@@ -2,10 +2,16 @@
 
 Three things keep the accuracy; top-1 on hold-out images with the weights of version 1, which have 73.3% in float:
 
-- Batch norms are not folded: they stay in float, in front of the quantization, and bring all channels to the same range.
-  Folded into the next layer they leave it activations of very different ranges, with one scale for all: 15% instead of 66%.
+- Batch norms in front of a layer are not folded: they stay in float, before the quantization, and bring all channels to the
+  same range. Folded they leave activations of very different ranges, with one scale for all: 15% instead of 66%.
 - What rounding a kernel changes in the mean of a channel is taken off its bias: 71%.
 - The ranges leave out the largest 1e-5 of the values: 71.9%.
+
+Two more, measured on the preset slim (mean Kullback-Leibler divergence from the float model's probabilities: 0.0126):
+
+- Batch norms behind a convolution are folded into it, whose kernel has a scale per channel: 0.0058.
+- The smallest kernels, 2% of the weights, stay in float. 8 bits make the file no smaller there, but the first layers, with
+  few channels and large images, no more exact and no faster: 0.0012, and 12% faster.
 
 Weights are uint8: products of uint8 and int8 saturate on x86 processors without VNNI.
 """
@@ -15,11 +21,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 
 import numpy as np
 
-from eanet.cli import atomic_path, require
+from eanet.cli import atomic_path, require, temporary_folder
 from eanet.export.agreement import check_accuracy, quantization_form
 from eanet.export.metadata import check_output, export_metadata
 from eanet.export.onnx import INSTALL, OnnxModel, save_onnx
@@ -28,6 +35,7 @@ from eanet.loaded_model import config_of
 
 INT8_FILE = "onnx/model_int8.onnx"
 QUANTIZED = ["Conv", "Gemm", "Relu"]  # the rest, the double normalisation too, stays in float
+FLOAT_WEIGHTS = 0.02  # part of the weights, in the smallest kernels, that stays in float
 BATCH = 50
 
 
@@ -51,7 +59,7 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
     onnx = require("onnx", INSTALL)
     quantization = require("onnxruntime.quantization", INSTALL)
     path, config = check_output(path), config_of(model, config)
-    graph = onnx_graph(quantization_form(model, config), {})
+    graph = _fold_norms(onnx_graph(quantization_form(model, config), {}))
     with atomic_path(path) as temporary:
         with _quiet():
             options = dict(
@@ -60,6 +68,7 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QUInt8,
+                nodes_to_exclude=_smallest_convolutions(graph.graph),
             )
             quantization.quantize_static(_copy(graph), str(temporary), _Batches(calibration[:BATCH]), **options)
             _correct_biases(graph, onnx.load(temporary).graph, calibration)
@@ -80,8 +89,34 @@ def _copy(model):
     return copy
 
 
+def _fold_norms(model):
+    """Return an ONNX model whose convolutions include the batch norm behind them, as onnxruntime folds it."""
+    import onnxruntime
+
+    import onnx
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with temporary_folder() as folder:
+        options.optimized_model_filepath = str(folder / "folded.onnx")
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        folded = onnx.load(folder / "folded.onnx")
+    opsets = [opset for opset in folded.opset_import if not opset.domain]
+    del folded.opset_import[:]
+    folded.opset_import.extend(opsets)  # without onnxruntime's own, which nothing uses at this level
+    return folded
+
+
+def _smallest_convolutions(graph) -> list[str]:
+    """Return the names of the convolutions with the smallest kernels, which hold `FLOAT_WEIGHTS` of all weights together."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    convolutions = sorted((sizes[node.input[1]], node.name) for node in graph.node if node.op_type == "Conv")
+    held = np.cumsum([size for size, _ in convolutions])
+    return [name for (_, name), size in zip(convolutions, held, strict=True) if size <= FLOAT_WEIGHTS * sum(sizes.values())]
+
+
 def _correct_biases(model, quantized, images) -> None:
-    """Take off each convolution's bias what rounding its kernel adds to the mean of its outputs.
+    """Take off each quantized convolution's bias what rounding its kernel adds to the mean of its outputs.
 
     Args:
         model: the float ONNX model; its biases are changed.
@@ -93,6 +128,7 @@ def _correct_biases(model, quantized, images) -> None:
     rounded = {tensor.name: numpy_helper.to_array(tensor).astype(np.float32) for tensor in quantized.initializer}
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3]
+    convolutions = [node for node in convolutions if f"{node.input[1]}_quantized" in rounded]
     means = _mean_inputs(model, convolutions, images)
     for node in convolutions:
         source, name, bias = node.input
