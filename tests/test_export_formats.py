@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+import re
 import sys
 import zipfile
 
@@ -13,7 +14,7 @@ from conftest import ROOT, colour_images, only_line, random_images, random_weigh
 import export
 import inference
 from eanet.data.splits import Split
-from eanet.export import LitertModel, OnnxModel, agreement, export_litert, find_litert, formats, litert, quantize
+from eanet.export import LitertModel, OnnxModel, agreement, eight_bits, export_litert, find_litert, formats, litert, quantize
 from eanet.export.onnx_graph import onnx_graph
 from eanet.saving import model_checksum
 from modeling_eanet import UserError, build_eanet
@@ -126,9 +127,10 @@ def test_litert_needs_the_tensorflow_backend(colour_model, tmp_path, monkeypatch
 # 8 bits ---------------------------------------------------------------------------------------------------------------
 
 
-def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path):
+def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path, monkeypatch):
     import onnx
 
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0.1)  # of this tiny model, 2% are no kernel
     found, expected = quantize.export_int8(colour_model, tmp_path / "m.onnx", split.x[:32], split)
     assert found >= expected - 1 / 64 and expected > 0.9
     model = OnnxModel(tmp_path / "m.onnx")
@@ -140,7 +142,7 @@ def test_int8_is_small_and_keeps_the_accuracy(colour_model, split, tmp_path):
     inputs = [node.input[1] for node in graph.node if node.op_type == "Conv"]
     in_float = [size[name] for name in inputs if name in size]
     assert in_float and max(in_float) <= min(kernels[name] for name in inputs if name in kernels)
-    assert sum(in_float) <= quantize.FLOAT_WEIGHTS * sum(size.values())
+    assert sum(in_float) <= eight_bits.FLOAT_WEIGHTS * sum(size.values())
     outputs = {output.name for output in model.session.get_outputs()}
     assert {"probabilities", "features", "attention_0", "attention_1"} == outputs
 
@@ -163,6 +165,23 @@ def test_for_8_bits_only_norms_behind_a_convolution_are_folded(changes):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_channels_with_nothing_between_two_layers_get_the_same_deviation():
+    import keras
+
+    model = random_weights(build_eanet(tiny_config(inner_norm=True)), scale=0.2)
+    images = random_images(16)
+    form = eight_bits.quantization_form(model, model.config, images)
+    np.testing.assert_allclose(form.predict_on_batch(images), model.predict_on_batch(images), atol=1e-5)
+    for i in range(sum(model.config.depths)):
+        found, before = (
+            np.asarray(keras.Model(each.input, each.get_layer(f"block_{i}_mlp_1").output)(images)) for each in (form, model)
+        )
+        np.testing.assert_allclose(found.reshape(-1, found.shape[-1]).std(axis=0), 1, rtol=1e-3)
+        assert before.reshape(-1, before.shape[-1]).std(axis=0).max() > 1.5 * before.std(axis=(0, 1)).min()
+    plain = random_weights(build_eanet(tiny_config()))
+    assert eight_bits.quantization_form(plain, plain.config, images) is plain
+
+
 @pytest.mark.parametrize("images", [3, 50, 64])  # batches of one size for any number
 def test_int8_takes_any_number_of_calibration_images(images, colour_model, split, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize, "BATCH", 20)
@@ -176,11 +195,25 @@ def test_int8_takes_any_number_of_calibration_images(images, colour_model, split
 
 
 @pytest.mark.slow
-def test_litert_int8_keeps_the_accuracy(colour_model, split, tmp_path):
+@pytest.mark.parametrize("in_float", [0, 0.1])
+def test_litert_int8_keeps_the_accuracy(in_float, colour_model, split, tmp_path, monkeypatch):
     pytest.importorskip("ai_edge_quantizer")
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", in_float)
     found, expected = litert.export_litert_int8(colour_model, tmp_path / "m.tflite", split.x[:32], split)
     assert found >= expected - 1 / 64
     assert LitertModel(tmp_path / "m.tflite").checksum == model_checksum(colour_model)
+
+
+def test_operations_in_float_are_found_by_what_they_write(colour_model, monkeypatch):
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0.1)
+    shapes = {layer.name: layer.kernel.shape for layer in colour_model.layers if hasattr(layer, "kernel")}
+    small, pattern = eight_bits.smallest_kernels(shapes), litert._large_kernels(colour_model)
+    assert small and set(small) < set(shapes)
+    for name in shapes:
+        for written in (f"eanet_1/{name}_1/convolution1;", f"eanet/{name}_norm/add;eanet/{name}/convolution;"):
+            assert bool(re.search(pattern, written)) == (name not in small)
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0)
+    assert re.search(litert._large_kernels(colour_model), "eanet_1/stem_0_1/convolution1;")
 
 
 class Constant:

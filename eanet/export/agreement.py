@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from eanet.cli import UserError
-from eanet.folding import deployment_form
 
 MAX_DIFFERENCE = {"float32": 2e-4, "float16": 0.02}  # between the probabilities of an export and of Keras
 MAX_LOSS = 0.005  # of top-1 accuracy, for quantized exports; at least one image
@@ -21,11 +20,6 @@ def check_images(config) -> np.ndarray:
     cells = rng.integers(0, 256, (4, 4, 4, 3))
     at = np.arange(size) * 4 // size
     return np.concatenate([noise, cells[:, at][:, :, at]]).astype(np.float32)
-
-
-def quantization_form(model, config):
-    """Return the form of `model` that 8 bits harm least: the deployment form, but with its batch norms."""
-    return model if config.norm == "batch" else deployment_form(model, config)
 
 
 def check_agreement(path, found, expected, tolerance: float) -> None:

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, native_stderr_silenced, require, temporary_folder
-from eanet.export.agreement import MAX_DIFFERENCE, check_accuracy, check_agreement, check_images, quantization_form
+from eanet.export.agreement import MAX_DIFFERENCE, check_accuracy, check_agreement, check_images
+from eanet.export.eight_bits import quantization_form, smallest_kernels
 from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
@@ -88,18 +89,23 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
     quantizer = require("ai_edge_quantizer.quantizer", INSTALL)
     qtyping = require("ai_edge_quantizer.qtyping", INSTALL)
     with temporary_folder() as folder, native_stderr_silenced(), contextlib.redirect_stdout(io.StringIO()):
-        (folder / "float.tflite").write_bytes(
-            _convert(_with_corrected_biases(quantization_form(model, config), calibration))
-        )
+        form = quantization_form(model, config, calibration)
+        (folder / "float.tflite").write_bytes(_convert(_with_corrected_biases(form, calibration)))
         job = quantizer.Quantizer(str(folder / "float.tflite"))
         for name in QUANTIZED:
-            job.add_static_config(".*", qtyping.TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
+            job.add_static_config(_large_kernels(form), qtyping.TFLOperationName[name], 8, 8)
         ranges = job.calibrate({"serving_default": [{"image": np.asarray(calibration[:1], np.float32)}]})
         _widen(ranges, folder / "float.tflite", calibration)
         content = bytes(job.quantize(ranges).quantized_model)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_with_metadata(content, export_metadata(model, config)))
         return check_accuracy(path, LitertModel(temporary), model, split)
+
+
+def _large_kernels(model) -> str:
+    """Return a regular expression for the names of what operations write, but for those whose kernels stay in float."""
+    small = smallest_kernels({layer.name: layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")})
+    return rf"^(?!.*(^|/|;)({'|'.join(small)})[_/])" if small else ".*"
 
 
 def _convert(model) -> bytes:
