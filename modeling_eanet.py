@@ -82,7 +82,7 @@ class EANetConfig:
     head_dims: tuple[int, ...] = (8, 14)  # query width per head; used only with shared_memory
     mlp_ratio: float = 2.0  # hidden width of the MLP divided by the token width
     depthwise_kernel: int = 3  # side of the depthwise convolution in each block's MLP; 0 for none
-    inner_norm: bool = False  # True: a norm after the attention; the MLP's norm and only activation after its convolution
+    inner_norm: bool = False  # True: norms after the attention and around the MLP's convolution, none before the MLP
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
     norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
@@ -198,7 +198,7 @@ PRESETS = {
     "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
                     head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
     "slim": dict(patch_size=1, embed_dims=(16, 64, 112), depths=(1, 2, 3), num_heads=(4, 8, 8), slots=(4, 8, 14),
-                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 379,124 parameters
+                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 380,084 parameters
     "base": dict(patch_size=1, embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14),
                  head_dims=(4, 8, 14), redundant_bias=False),  # its teacher, in models/base, 1,509,436 parameters
 }  # fmt: skip
@@ -279,8 +279,7 @@ def build_eanet(config: EANetConfig):
         for _ in range(config.depths[stage]):
             x = _block(x, config, stage, f"block_{block}", config.drop_path * block / last_block)
             block += 1
-    if config.final_norm:
-        x = _norm(config, "final_norm")(x)
+    x = _norm(config, "final_norm")(x) if config.final_norm else x
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     outputs = layers.Dense(config.num_classes, activation="softmax", dtype="float32", name="classifier")(x)
     model = keras.Model(inputs, outputs, name="eanet")
@@ -345,10 +344,11 @@ def _block(x, config, stage, name, drop_path):
     y = _dropout(drop_path, f"{name}_drop_path_1", noise_shape=(None, 1, 1, 1))(y)
     x = layers.Add(name=f"{name}_add_attention")([x, y])
     y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
-    y = layers.Dense(round(config.mlp_ratio * dim), name=f"{name}_mlp_1")(y)
-    y = y if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
+    bias = config.redundant_bias or not config.inner_norm
+    y = layers.Dense(round(config.mlp_ratio * dim), use_bias=bias, name=f"{name}_mlp_1")(y)
+    norm = _norm(config, f"{name}_mlp_norm", scale=False)  # the convolution has a scale per channel
+    y = norm(y) if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours
-        bias = config.redundant_bias or not config.inner_norm
         y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", use_bias=bias, name=f"{name}_depthwise")(y)
         y = _norm(config, f"{name}_depthwise_norm", center=True)(y) if config.inner_norm else y
         y = _activation(config, f"{name}_depthwise_activation")(y)
@@ -382,12 +382,12 @@ def _conv_tokens(x, config):
     return x
 
 
-def _norm(config, name, center=False):
+def _norm(config, name, center=False, scale=True):
     if config.norm == "none":
         return lambda x: x
     if config.norm == "batch":  # a running average of about ten batches; training recomputes it for the final weights
         center = center or config.redundant_bias
-        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=center, name=name)
+        return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=center, scale=scale, name=name)
     return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 
 

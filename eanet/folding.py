@@ -43,10 +43,13 @@ def fold(model, config=None):
 
 
 def _with_biases(layer) -> list[np.ndarray]:
-    """Return the layer's weights, with zeros for a bias or shift that `redundant_bias=False` leaves out."""
+    """Return the layer's weights, with zeros for a bias or shift that is left out, and ones for a scale."""
     weights = layer.get_weights()
-    if len(weights) == 3:  # a batch norm without its shift
-        weights.insert(1, np.zeros_like(weights[0]))
+    if hasattr(layer, "moving_mean"):
+        if not layer.scale:
+            weights.insert(0, np.ones_like(weights[-1]))
+        if not layer.center:
+            weights.insert(1, np.zeros_like(weights[-1]))
     elif len(weights) == 1 and not layer.name.endswith(("_query", "_key")):  # these never have a bias
         weights.append(np.zeros(weights[0].shape[-1], weights[0].dtype))
     return weights
@@ -58,6 +61,7 @@ def _fold_norms(weights, config) -> None:
     after = {f"{block}norm_1": block + first for block in blocks}
     before = {f"downsample_{stage}_norm": f"downsample_{stage}" for stage in range(1, len(config.depths))}
     if config.inner_norm:
+        before |= {f"{block}mlp_norm": f"{block}mlp_1" for block in blocks}
         before |= {f"{block}depthwise_norm": f"{block}depthwise" for block in blocks}
         before |= {f"{block}value_norm": block + last for block in blocks}
     else:

@@ -126,8 +126,9 @@ class FusedBatchNormalization(layers.BatchNormalization):
             return super().call(inputs, training=training, mask=mask)
         import tensorflow as tf
 
+        gamma = self.gamma if self.scale else tf.ones_like(self.moving_mean)
         beta = self.beta if self.center else tf.zeros_like(self.moving_mean)
-        gamma, beta = (tf.cast(tf.convert_to_tensor(v), tf.float32) for v in (self.gamma, beta))
+        gamma, beta = (tf.cast(tf.convert_to_tensor(v), tf.float32) for v in (gamma, beta))
         # In bfloat16 the kernel is fast for multiples of 16 channels, and takes six times as long as in float32 for others.
         x = tf.cast(inputs, tf.float32) if inputs.shape[-1] % 16 else inputs
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
