@@ -346,7 +346,7 @@ def _block(x, config, stage, name, drop_path):
     y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
     bias = config.redundant_bias or not config.inner_norm
     y = layers.Dense(round(config.mlp_ratio * dim), use_bias=bias, name=f"{name}_mlp_1")(y)
-    norm = _norm(config, f"{name}_mlp_norm", scale=False)  # the convolution has a scale per channel
+    norm = _norm(config, f"{name}_mlp_norm", center=False, scale=False)  # the convolution has a scale and a shift
     y = norm(y) if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours
         y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", use_bias=bias, name=f"{name}_depthwise")(y)
@@ -382,11 +382,11 @@ def _conv_tokens(x, config):
     return x
 
 
-def _norm(config, name, center=False, scale=True):
+def _norm(config, name, center=None, scale=True):
     if config.norm == "none":
         return lambda x: x
     if config.norm == "batch":  # a running average of about ten batches; training recomputes it for the final weights
-        center = center or config.redundant_bias
+        center = config.redundant_bias if center is None else center
         return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=center, scale=scale, name=name)
     return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 

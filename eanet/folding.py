@@ -43,7 +43,7 @@ def fold(model, config=None):
 
 
 def _with_biases(layer) -> list[np.ndarray]:
-    """Return the layer's weights, with zeros for a bias or shift that is left out, and ones for a scale."""
+    """Return the layer's weights, with zeros for a bias or shift that it has not, and ones for a scale."""
     weights = layer.get_weights()
     if hasattr(layer, "moving_mean"):
         if not layer.scale:

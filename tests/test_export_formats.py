@@ -165,28 +165,6 @@ def test_for_8_bits_only_norms_behind_a_convolution_are_folded(changes):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_channels_with_nothing_between_two_layers_get_the_same_deviation():
-    import keras
-
-    model = random_weights(build_eanet(tiny_config(inner_norm=True)), scale=0.2)
-    images = random_images(16)
-    form = eight_bits.quantization_form(model, model.config, images)
-    np.testing.assert_allclose(form.predict_on_batch(images), model.predict_on_batch(images), atol=1e-5)
-    for i in range(sum(model.config.depths)):
-        outputs = (keras.Model(each.input, each.get_layer(f"block_{i}_mlp_1").output)(images) for each in (form, model))
-        found, before = (np.asarray(output).reshape(-1, output.shape[-1]).std(axis=0) for output in outputs)
-        np.testing.assert_allclose(found, 1, rtol=1e-3)
-        assert before.max() > 1.5 * before.min()
-    dead = model.get_layer("block_0_mlp_1")
-    kernel, bias = dead.get_weights()
-    dead.set_weights([kernel * (np.arange(len(bias)) > 0), bias])  # channel 0 has one value
-    form = eight_bits.quantization_form(model, model.config, images)
-    np.testing.assert_allclose(form.predict_on_batch(images), model.predict_on_batch(images), atol=1e-5)
-    np.testing.assert_array_equal(form.get_layer(dead.name).get_weights()[1][0], bias[0])
-    plain = random_weights(build_eanet(tiny_config()))
-    assert eight_bits.quantization_form(plain, plain.config, images) is plain
-
-
 @pytest.mark.parametrize("images", [3, 50, 64])  # batches of one size for any number
 def test_int8_takes_any_number_of_calibration_images(images, colour_model, split, tmp_path, monkeypatch):
     monkeypatch.setattr(quantize, "BATCH", 20)

@@ -8,9 +8,11 @@ from eanet.saving import dtype_policy, inference_copy
 from modeling_eanet import EANetConfig, build_eanet
 
 
-@pytest.mark.parametrize(("center", "channels"), [(True, 16), (False, 16), (True, 24)])
+@pytest.mark.parametrize(
+    ("center", "scale", "channels"), [(True, True, 16), (False, True, 16), (False, False, 16), (True, True, 24)]
+)
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 1e-2)])
-def test_fused_batch_norm_trains_like_keras(precision, tolerance, center, channels):
+def test_fused_batch_norm_trains_like_keras(precision, tolerance, center, scale, channels):
     """Outputs, gradients and statistics."""
     import keras
     import tensorflow as tf
@@ -18,7 +20,7 @@ def test_fused_batch_norm_trains_like_keras(precision, tolerance, center, channe
     rng = np.random.default_rng(0)
     with dtype_policy(precision):
         image = keras.Input((8, 8, channels))
-        plain = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7, center=center)(image))
+        plain = keras.Model(image, keras.layers.BatchNormalization(momentum=0.7, center=center, scale=scale)(image))
     plain.config, plain.jit_compile = EANetConfig(), False
     plain.set_weights([w + rng.uniform(0.1, 1, w.shape).astype(np.float32) for w in plain.get_weights()])
     fused = with_fused_layers(plain)
@@ -35,7 +37,7 @@ def test_fused_batch_norm_trains_like_keras(precision, tolerance, center, channe
             loss = tf.reduce_mean(y * direction)
         gradients = tape.gradient(loss, [x, *(v.value for v in model.trainable_variables)])
         found.append([y, *gradients, *model.non_trainable_variables, model(x, training=False)])
-    assert len(found[0]) == 6 + center
+    assert len(found[0]) == 5 + center + scale
     for expected, value in zip(*(map(np.asarray, each) for each in found), strict=True):
         np.testing.assert_allclose(value, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 

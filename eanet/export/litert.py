@@ -89,7 +89,7 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
     quantizer = require("ai_edge_quantizer.quantizer", INSTALL)
     qtyping = require("ai_edge_quantizer.qtyping", INSTALL)
     with temporary_folder() as folder, native_stderr_silenced(), contextlib.redirect_stdout(io.StringIO()):
-        form = quantization_form(model, config, calibration)
+        form = quantization_form(model, config)
         (folder / "float.tflite").write_bytes(_convert(_with_corrected_biases(form, calibration)))
         job = quantizer.Quantizer(str(folder / "float.tflite"))
         for name in QUANTIZED:

@@ -58,7 +58,7 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
     onnx = require("onnx", INSTALL)
     quantization = require("onnxruntime.quantization", INSTALL)
     path, config = check_output(path), config_of(model, config)
-    graph = _fold_norms(onnx_graph(quantization_form(model, config, calibration), {}))
+    graph = _fold_norms(onnx_graph(quantization_form(model, config), {}))
     with atomic_path(path) as temporary:
         with _quiet():
             options = dict(
