@@ -82,7 +82,7 @@ class EANetConfig:
     head_dims: tuple[int, ...] = (8, 14)  # query width per head; used only with shared_memory
     mlp_ratio: float = 2.0  # hidden width of the MLP divided by the token width
     depthwise_kernel: int = 3  # side of the depthwise convolution in each block's MLP; 0 for none
-    inner_norm: bool = False  # True: norms after the attention and around the MLP's convolution, none before the MLP
+    inner_norm: bool = False  # True: norms inside both branches (see `_block`) instead of one before the MLP
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
     norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
@@ -198,7 +198,7 @@ PRESETS = {
     "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
                     head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
     "slim": dict(patch_size=1, embed_dims=(16, 64, 112), depths=(1, 2, 3), num_heads=(4, 8, 8), slots=(4, 8, 14),
-                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 380,084 parameters
+                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 378,228 parameters
     "base": dict(patch_size=1, embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14),
                  head_dims=(4, 8, 14), redundant_bias=False),  # its teacher, in models/base, 1,509,436 parameters
 }  # fmt: skip
@@ -334,8 +334,7 @@ def external_attention(
 def _block(x, config, stage, name, drop_path):
     """Two residual branches on (batch, side, side, dim): external attention, then an MLP with a depthwise convolution."""
     _, side, _, dim = x.shape
-    y = _norm(config, f"{name}_norm_1")(x)
-    y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(y)
+    y = layers.Reshape((side * side, dim), name=f"{name}_tokens")(_norm(config, f"{name}_norm_1")(x))
     options = dict(heads=config.num_heads[stage], slots=config.slots[stage], use_bias=config.redundant_bias, name=name)
     options |= dict(attention_dropout=config.attention_dropout, projection_dropout=config.projection_dropout)
     y = external_attention(y, head_dim=config.head_dims[stage] if config.shared_memory else None, **options)
@@ -346,8 +345,9 @@ def _block(x, config, stage, name, drop_path):
     y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
     bias = config.redundant_bias or not config.inner_norm
     y = layers.Dense(round(config.mlp_ratio * dim), use_bias=bias, name=f"{name}_mlp_1")(y)
-    norm = _norm(config, f"{name}_mlp_norm", center=False, scale=False)  # the convolution has a scale and a shift
-    y = norm(y) if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
+    first_norm = config.inner_norm and stage == 0  # the stem has none: its channels differ too much for one scale in 8 bits
+    y = _norm(config, f"{name}_mlp_norm", center=False, scale=False)(y) if first_norm else y
+    y = y if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours
         y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", use_bias=bias, name=f"{name}_depthwise")(y)
         y = _norm(config, f"{name}_depthwise_norm", center=True)(y) if config.inner_norm else y

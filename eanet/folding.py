@@ -61,7 +61,7 @@ def _fold_norms(weights, config) -> None:
     after = {f"{block}norm_1": block + first for block in blocks}
     before = {f"downsample_{stage}_norm": f"downsample_{stage}" for stage in range(1, len(config.depths))}
     if config.inner_norm:
-        before |= {f"{block}mlp_norm": f"{block}mlp_1" for block in blocks}
+        before |= {f"{block}mlp_norm": f"{block}mlp_1" for block in blocks[: config.depths[0]]}
         before |= {f"{block}depthwise_norm": f"{block}depthwise" for block in blocks}
         before |= {f"{block}value_norm": block + last for block in blocks}
     else:

@@ -62,7 +62,8 @@ def _block(axis, config):
         mlp.insert(1, (f"{config.depthwise_kernel}×{config.depthwise_kernel} depthwise\nconvolution", BLUE))
     norm = [] if config.norm == "none" else [(f"{config.norm} norm", GREY)]
     attention = norm + attention + (norm if config.inner_norm else [])
-    mlp = [mlp[0], *norm, mlp[1], *norm, *mlp[2:]] if config.inner_norm else norm + mlp
+    first = [(f"{name} (first stage)", colour) for name, colour in norm]
+    mlp = [mlp[0], *first, mlp[1], *norm, *mlp[2:]] if config.inner_norm else norm + mlp
     style = "round,pad=0,rounding_size=10"
     panel = (LEFT, 4), WIDTH - 4 - LEFT, HEIGHT - 8
     axis.add_patch(FancyBboxPatch(*panel, boxstyle=style, facecolor="none", edgecolor=INK, **DASHED))
