@@ -30,6 +30,11 @@ from eanet.data.policy import POLICIES  # noqa: E402
 from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
 
+MODES = {  # instead of training: the options that each uses
+    "evaluate_only": {"evaluate_only", "model", "split", "data", "image_column", "label_column", "strict", "json"},
+    "export": {"export"},
+}
+
 
 def parse_args(argv=None) -> argparse.Namespace:
     """Parse the command line."""
@@ -64,8 +69,25 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
+    for name in _without_effect(args, parser):
+        mode = next((mode for mode in MODES if getattr(args, mode)), None)
+        reason = f"has no effect with {_flag(mode)}; leave it out" if mode else "needs --evaluate-only"
+        parser.error(f"{_flag(name)} {reason}")
     args.set = dict(args.set or ())
     return args
+
+
+def _without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
+    """Return the names of options that are given and not used."""
+    if args.inspect:
+        return []  # of a command that is to train
+    given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
+    used = next((names for mode, names in MODES.items() if getattr(args, mode)), None)
+    return [name for name in given if (name in ("model", "split") if used is None else name not in used)]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _add_recipe_options(parser: argparse.ArgumentParser) -> None:

@@ -148,6 +148,24 @@ def test_evaluating_needs_a_model():
     assert status == 2 and "--split" in err.splitlines()[-1] and "other" in err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(("options", "expected"), [
+    (["--evaluate-only", "--model", "x", "--output", "y"], "--output has no effect with --evaluate-only; leave it out"),
+    (["--evaluate-only", "--model", "x", "--set", "slots=[1,1]"], "--set has no effect with --evaluate-only; leave it out"),
+    (["--evaluate-only", "--model", "x", "--export", "y"], "--export has no effect with --evaluate-only; leave it out"),
+    (["--export", "x", "--batch-size", "4"], "--batch-size has no effect with --export; leave it out"),
+    (["--model", "x"], "--model needs --evaluate-only"),
+    (["--split", "test"], "--split needs --evaluate-only"),
+])  # fmt: skip
+def test_options_without_effect_are_refused(options, expected):
+    status, out, err = main(*options)
+    assert (status, out, err.splitlines()[-1]) == (2, "", f"train.py: error: {expected}")
+
+
+def test_inspecting_takes_the_options_of_the_run(tmp_path):
+    status, out, _ = main("--data", colours(), "--epochs", 3, "--output", tmp_path / "run", "--inspect")
+    assert status == 0 and json.loads(out)["classes"] and not list(tmp_path.iterdir())
+
+
 def test_missing_data(tmp_path):
     status, out, err = main("--data", tmp_path / "nowhere", *RECIPE, "--output", tmp_path / "run")
     assert f"data {tmp_path / 'nowhere'}: no such file or folder" in error_line(status, err)
