@@ -163,21 +163,21 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
         _check_answers(address)
         options |= {"address": address, "runtime_env": {"py_modules": [eanet, modeling_eanet]}}
     logging.disable(logging.CRITICAL)  # Ray Data sets up its own logger and logs what it raises
-    try:
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker died, until it is shut down
         try:
-            with native_stderr_silenced():
-                ray.init(**options)
-        except Exception as error:  # of many kinds, from ConnectionError to AssertionError
-            raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
-        cores = int(ray.cluster_resources().get("CPU", 0))
-        if not cores:
-            raise UserError(f"{printable(address or 'Ray')}: has no cores for workers; add nodes with CPUs to the cluster")
-        _check_workers(workers, cores)
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker died
+            try:
+                with native_stderr_silenced():
+                    ray.init(**options)
+            except Exception as error:  # of many kinds, from ConnectionError to AssertionError
+                raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if not cores:
+                raise UserError(f"{printable(address or 'Ray')}: has no cores for workers; add nodes with CPUs to the cluster")
+            _check_workers(workers, cores)
             yield cores
-    finally:
-        ray.shutdown()
-        logging.disable(logging.NOTSET)
+        finally:
+            ray.shutdown()
+            logging.disable(logging.NOTSET)
 
 
 def _check_workers(workers: int | None, cores: int) -> None:
