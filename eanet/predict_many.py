@@ -172,7 +172,7 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
                 raise UserError(f"{address or 'Ray'}: cannot be used ({first_line(error)})") from None
             cores = int(ray.cluster_resources().get("CPU", 0))
             if not cores:
-                raise UserError(f"{printable(address or 'Ray')}: has no cores for workers; add nodes with CPUs to the cluster")
+                raise UserError(f"{printable(address or 'Ray')}: has no cores for workers; add nodes with CPUs")
             _check_workers(workers, cores)
             yield cores
         finally:

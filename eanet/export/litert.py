@@ -157,10 +157,11 @@ def _with_corrected_biases(model, images):
     copy.set_weights(model.get_weights())
     kinds = ("Conv2D", "DepthwiseConv2D", "Dense")
     layers = [layer for layer in copy.layers if type(layer).__name__ in kinds and layer.use_bias]
-    observed = keras.Model(copy.input, [layer.input for layer in layers])
+    observed = keras.Model(copy.input, {layer.name: layer.input for layer in layers})  # a list of one would become a tensor
     batches = [observed.predict_on_batch(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
-    for i, layer in enumerate(layers):
-        sums = [np.asarray(batch[i]).mean(axis=tuple(range(1, batch[i].ndim - 1))).sum(axis=0) for batch in batches]
+    for layer in layers:
+        inputs = [np.asarray(batch[layer.name]) for batch in batches]
+        sums = [each.mean(axis=tuple(range(1, each.ndim - 1))).sum(axis=0) for each in inputs]
         mean, (kernel, bias) = np.sum(sums, axis=0) / len(images), layer.get_weights()
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
         kernel = kernel[..., 0] if depthwise else kernel  # (height, width, channels), or (..., in, out)
