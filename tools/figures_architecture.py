@@ -7,7 +7,7 @@ from matplotlib.patches import FancyBboxPatch
 from eanet.figures import INK, WIDTH, Drawing, new_figure, rendered
 
 BLUE, ORANGE, GREY, WHITE = "#2563eb", "#c2410c", "#64748b", "#ffffff"  # fills: white text has a contrast of 4.7:1 or more
-HEIGHT, LEFT, CENTRE, PART = 620, 192, 318, 42  # CSS pixels; left edge of the block's frame, middle and height of its boxes
+HEIGHT, LEFT, CENTRE, PART = 680, 192, 318, 42  # CSS pixels; left edge of the block's frame, middle and height of its boxes
 DASHED = dict(linewidth=1.2, linestyle=(0, (4, 3)))
 
 
@@ -62,7 +62,7 @@ def _block(axis, config):
         mlp.insert(1, (f"{config.depthwise_kernel}×{config.depthwise_kernel} depthwise\nconvolution", BLUE))
     norm = [] if config.norm == "none" else [(f"{config.norm} norm", GREY)]
     attention = norm + attention + (norm if config.inner_norm else [])
-    first = [(f"{name} (first stage)", colour) for name, colour in norm]
+    first = [(f"{name}\n(first stage)", colour) for name, colour in norm]
     mlp = [mlp[0], *first, mlp[1], *norm, *mlp[2:]] if config.inner_norm else norm + mlp
     style = "round,pad=0,rounding_size=10"
     panel = (LEFT, 4), WIDTH - 4 - LEFT, HEIGHT - 8
