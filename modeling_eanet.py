@@ -86,7 +86,7 @@ class EANetConfig:
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
     norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
-    redundant_bias: bool = True  # False, with norm="batch": without biases that the next norm, softmax or bias takes up
+    redundant_bias: bool = True  # False, with norm="batch": none that a later norm, softmax or bias takes up (borders apart)
     activation: str = "relu"  # of the MLP and the convolutional stem: "relu", "silu", "gelu" or "gelu_tanh"
     attention_dropout: float = 0.0  # rates in [0, 1)
     projection_dropout: float = 0.0
@@ -345,8 +345,8 @@ def _block(x, config, stage, name, drop_path):
     y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
     bias = config.redundant_bias or not config.inner_norm
     y = layers.Dense(round(config.mlp_ratio * dim), use_bias=bias, name=f"{name}_mlp_1")(y)
-    first_norm = config.inner_norm and stage == 0  # the stem has none: its channels differ too much for one scale in 8 bits
-    y = _norm(config, f"{name}_mlp_norm", center=False, scale=False)(y) if first_norm else y
+    first_norm = config.inner_norm and stage == 0  # no norm follows the stem; in 8 bits all channels here have one scale
+    y = _norm(config, f"{name}_mlp_norm", scale=False)(y) if first_norm else y
     y = y if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours
         y = layers.DepthwiseConv2D(config.depthwise_kernel, padding="same", use_bias=bias, name=f"{name}_depthwise")(y)
@@ -382,11 +382,11 @@ def _conv_tokens(x, config):
     return x
 
 
-def _norm(config, name, center=None, scale=True):
+def _norm(config, name, center=False, scale=True):
     if config.norm == "none":
         return lambda x: x
     if config.norm == "batch":  # a running average of about ten batches; training recomputes it for the final weights
-        center = config.redundant_bias if center is None else center
+        center = center or config.redundant_bias
         return layers.BatchNormalization(momentum=0.9, epsilon=config.norm_epsilon, center=center, scale=scale, name=name)
     return layers.LayerNormalization(epsilon=config.norm_epsilon, name=name)
 

@@ -69,21 +69,18 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
-    for name in _without_effect(args, parser):
-        mode = next((mode for mode in MODES if getattr(args, mode)), None)
-        reason = f"has no effect with {_flag(mode)}; leave it out" if mode else "needs --evaluate-only"
-        parser.error(f"{_flag(name)} {reason}")
+    _refuse_options_without_effect(args, parser)
     args.set = dict(args.set or ())
     return args
 
 
-def _without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> list[str]:
-    """Return the names of options that are given and not used."""
-    if args.inspect:
-        return []  # of a command that is to train
-    given = [name for name, value in vars(args).items() if value != parser.get_default(name)]
-    used = next((names for mode, names in MODES.items() if getattr(args, mode)), None)
-    return [name for name in given if (name in ("model", "split") if used is None else name not in used)]
+def _refuse_options_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    mode = next((mode for mode in MODES if getattr(args, mode)), None)
+    for name, value in vars(args).items():
+        unused = name not in MODES[mode] if mode else name in ("model", "split")
+        if unused and value != parser.get_default(name):
+            reason = f"has no effect with {_flag(mode)}; leave it out" if mode else "needs --evaluate-only"
+            parser.error(f"{_flag(name)} {reason}")
 
 
 def _flag(name: str) -> str:

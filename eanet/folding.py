@@ -42,16 +42,24 @@ def fold(model, config=None):
     return folded
 
 
+def with_biases(model, config=None):
+    """Return the same function with `redundant_bias=True`: with zeros for what `redundant_bias=False` leaves out."""
+    config = dataclasses.replace(config_of(model, config), redundant_bias=True)
+    full, layers = build_eanet(config), {layer.name: layer for layer in model.layers}
+    for layer in full.layers:
+        if layer.weights:
+            layer.set_weights(_with_biases(layers[layer.name]))
+    return full
+
+
 def _with_biases(layer) -> list[np.ndarray]:
-    """Return the layer's weights, with zeros for a bias or shift that it has not, and ones for a scale."""
+    """Return the layer's weights, with zeros for a bias or shift that `redundant_bias=False` leaves out."""
     weights = layer.get_weights()
-    if hasattr(layer, "moving_mean"):
-        if not layer.scale:
-            weights.insert(0, np.ones_like(weights[-1]))
+    if hasattr(layer, "moving_mean"):  # [scale], [shift], mean, variance
         if not layer.center:
-            weights.insert(1, np.zeros_like(weights[-1]))
+            weights.insert(len(weights) - 2, np.zeros_like(weights[-1]))
     elif len(weights) == 1 and not layer.name.endswith(("_query", "_key")):  # these never have a bias
-        weights.append(np.zeros(weights[0].shape[-1], weights[0].dtype))
+        weights.append(np.zeros(layer.output.shape[-1], weights[0].dtype))
     return weights
 
 
@@ -68,8 +76,8 @@ def _fold_norms(weights, config) -> None:
         after |= {f"{block}norm_2": f"{block}mlp_1" for block in blocks}
     after |= {"final_norm": "classifier"} if config.final_norm else {}
     for norm, layer in (after | before).items():
-        gamma, beta, mean, variance = weights.pop(norm)
-        scale = gamma / np.sqrt(variance + config.norm_epsilon)
+        *gamma, beta, mean, variance = weights.pop(norm)
+        scale = (gamma[0] if gamma else 1) / np.sqrt(variance + config.norm_epsilon)
         shift, (kernel, *bias) = beta - mean * scale, weights[layer]
         if norm in before:
             scales = scale[:, None] if layer.endswith("_depthwise") else scale  # its kernel is (side, side, channels, 1)

@@ -163,7 +163,7 @@ def _cluster(ray, address: str | None, workers: int | None) -> Iterator[int]:
         _check_answers(address)
         options |= {"address": address, "runtime_env": {"py_modules": [eanet, modeling_eanet]}}
     logging.disable(logging.CRITICAL)  # Ray Data sets up its own logger and logs what it raises
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker died, until it is shut down
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints to it when a worker died, until it is shut down
         try:
             try:
                 with native_stderr_silenced():

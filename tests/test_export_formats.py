@@ -187,11 +187,15 @@ def test_litert_int8_keeps_the_accuracy(in_float, colour_model, split, tmp_path,
     assert LitertModel(tmp_path / "m.tflite").checksum == model_checksum(colour_model)
 
 
-def test_the_classifier_can_be_the_only_layer_with_a_bias():
-    model = random_weights(build_eanet(tiny_config(patch_size=1, inner_norm=True, redundant_bias=False)))
-    corrected = litert._with_corrected_biases(model, random_images(4))
-    pairs = zip(model.weights, corrected.weights, strict=True)
-    assert [old.path for old, new in pairs if not np.array_equal(old, new)] == ["classifier/bias"]
+def test_what_rounding_adds_is_taken_off_every_bias(monkeypatch):
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0.1)
+    model = random_weights(build_eanet(tiny_config(inner_norm=True, redundant_bias=False)))
+    form = eight_bits.quantization_form(model, model.config)
+    corrected = litert._with_corrected_biases(form, random_images(4))
+    changed = {old.path for old, new in zip(form.weights, corrected.weights, strict=True) if not np.array_equal(old, new)}
+    in_float = litert._in_float(form)
+    kernels = {layer.name for layer in model.layers if hasattr(layer, "kernel") and not layer.name.endswith("_key")}
+    assert in_float and changed == {f"{name}/bias" for name in kernels.difference(in_float)}
 
 
 def test_operations_in_float_are_found_by_what_they_write(colour_model, monkeypatch):

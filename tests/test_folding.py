@@ -15,7 +15,8 @@ from modeling_eanet import EANetConfig, UserError, build_eanet
 @pytest.mark.parametrize("slots", [4, 16])  # fewer and more than a head's width
 @pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
-@pytest.mark.parametrize("norms", [dict(final_norm=True), dict(final_norm=False), dict(inner_norm=True)], ids=str)
+@pytest.mark.parametrize("norms", [dict(final_norm=True), dict(final_norm=False), dict(inner_norm=True, depths=(2, 1))],
+                         ids=str)  # fmt: skip
 def test_folded_model_is_the_same_function(slots, shared_memory, norm, norms):
     config = tiny_config(shared_memory=shared_memory, slots=(slots, slots), norm=norm, attention_dropout=0.3, **norms)
     model = random_weights(build_eanet(config), scale=0.1 if norm == "none" else 0.3)

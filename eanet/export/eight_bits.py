@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from eanet.folding import deployment_form
+from eanet.folding import deployment_form, with_biases
 
 FLOAT_WEIGHTS = 0.02  # part of the weights, in the smallest kernels, that stays in float
 
 
 def quantization_form(model, config):
-    """Return the form of `model` that 8 bits harm least: the deployment form, but with its batch norms."""
-    return model if config.norm == "batch" else deployment_form(model, config)
+    """Return the form of `model` that 8 bits harm least: the deployment form, but with its batch norms, and all biases."""
+    return with_biases(model, config) if config.norm == "batch" else deployment_form(model, config)
 
 
 def smallest_kernels(shapes: dict[str, tuple[int, ...]]) -> list[str]:

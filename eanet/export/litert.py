@@ -104,8 +104,12 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
 
 def _large_kernels(model) -> str:
     """Return a regular expression for the names of what operations write, but for those whose kernels stay in float."""
-    small = smallest_kernels({layer.name: layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")})
+    small = _in_float(model)
     return rf"^(?!.*(^|/|;)({'|'.join(small)})[_/])" if small else ".*"
+
+
+def _in_float(model) -> list[str]:
+    return smallest_kernels({layer.name: layer.kernel.shape for layer in model.layers if hasattr(layer, "kernel")})
 
 
 def _convert(model) -> bytes:
@@ -155,8 +159,9 @@ def _with_corrected_biases(model, images):
 
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
-    kinds = ("Conv2D", "DepthwiseConv2D", "Dense")
+    kinds, in_float = ("Conv2D", "DepthwiseConv2D", "Dense"), _in_float(model)
     layers = [layer for layer in copy.layers if type(layer).__name__ in kinds and layer.use_bias]
+    layers = [layer for layer in layers if layer.name not in in_float]
     observed = keras.Model(copy.input, {layer.name: layer.input for layer in layers})  # a list of one would become a tensor
     batches = [observed.predict_on_batch(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
     for layer in layers:
