@@ -3,7 +3,7 @@
     python benchmarks/train_speed.py                                    images/s of the example and of the presets
     python benchmarks/train_speed.py --data cifar-100-dev.tar.gz        also the time to the example's accuracy, 43.91%
 
-All in float32 but for the row that says bfloat16 (--precision mixed_bfloat16), which is slow on processors without it.
+All in float32 but for the rows that say bfloat16 (--precision mixed_bfloat16), which is slow on processors without it.
 "Stored" is an epoch that repeats images and a teacher's answers (--teacher-epochs).
 
 With data, a short run of the small preset, without CutMix and on all training images, is trained to its end. Its accuracy is
@@ -68,11 +68,13 @@ def contenders(folder: Path) -> dict:
         EXAMPLE: lambda: example.fit(x, targets, batch_size=BATCH, epochs=1, verbose=0),
         "keras-io preset": preset("keras-io"),
         SMALL: preset("small"),
+        "small preset, bfloat16": preset("small", precision="mixed_bfloat16"),
         "pyramid preset": preset("pyramid"),
-        "pyramid preset, bfloat16": preset("pyramid", precision="mixed_bfloat16"),
-        "pyramid preset, distilled from a small one": preset("pyramid", EANetConfig.preset("small")),
-        "pyramid preset, distilled from a base one": preset("pyramid", EANetConfig.preset("base")),
-        "pyramid preset, distilled from a base one, stored": preset("pyramid", EANetConfig.preset("base"), stored=True),
+        "slim preset": preset("slim"),
+        "slim preset, bfloat16": preset("slim", precision="mixed_bfloat16"),
+        "slim preset, distilled from a small one": preset("slim", EANetConfig.preset("small")),
+        "slim preset, distilled from a base one": preset("slim", EANetConfig.preset("base")),
+        "slim preset, distilled from a base one, stored": preset("slim", EANetConfig.preset("base"), stored=True),
     }
 
 

@@ -266,7 +266,7 @@ def test_a_ratio_is_taken_per_round():
 def test_every_contender_trains(monkeypatch, tmp_path):
     monkeypatch.setattr(train_speed, "STEPS", 1)
     runs = train_speed.contenders(tmp_path)
-    assert list(runs)[:4] == ["Keras example", "keras-io preset", "small preset", "pyramid preset"]
+    assert list(runs)[:3] == ["Keras example", "keras-io preset", "small preset"] and "slim preset" in runs
     for run in runs.values():
         run()
     assert [path.name for path in tmp_path.glob("teacher/*")] == ["0.npy"]
