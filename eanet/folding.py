@@ -30,26 +30,31 @@ def fold(model, config=None):
     config = config_of(model, config)
     norm = "none" if config.norm == "batch" else config.norm
     folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm, redundant_bias=True))
-    weights = {layer.name: _with_biases(layer) for layer in model.layers if layer.weights}
+    weights = _weights_with_biases(model)
     if config.norm == "batch":
         _fold_norms(weights, config)
     for block, stage in enumerate(stage for stage, depth in enumerate(config.depths) for _ in range(depth)):
         if config.shared_memory:
             _fold_memory(weights, f"block_{block}", config.num_heads[stage], config.head_dims[stage])
-    for layer in folded.layers:
-        if layer.weights:
-            layer.set_weights(weights[layer.name])
-    return folded
+    return _with_weights(folded, weights)
 
 
 def with_biases(model, config=None):
     """Return the same function with `redundant_bias=True`: with zeros for what `redundant_bias=False` leaves out."""
-    config = dataclasses.replace(config_of(model, config), redundant_bias=True)
-    full, layers = build_eanet(config), {layer.name: layer for layer in model.layers}
-    for layer in full.layers:
+    full = build_eanet(dataclasses.replace(config_of(model, config), redundant_bias=True))
+    return _with_weights(full, _weights_with_biases(model))
+
+
+def _with_weights(model, weights: dict[str, list[np.ndarray]]):
+    """Give the layers of `model` their weights, by name, and return it."""
+    for layer in model.layers:
         if layer.weights:
-            layer.set_weights(_with_biases(layers[layer.name]))
-    return full
+            layer.set_weights(weights[layer.name])
+    return model
+
+
+def _weights_with_biases(model) -> dict[str, list[np.ndarray]]:
+    return {layer.name: _with_biases(layer) for layer in model.layers if layer.weights}
 
 
 def _with_biases(layer) -> list[np.ndarray]:
