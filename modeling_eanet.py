@@ -82,11 +82,11 @@ class EANetConfig:
     head_dims: tuple[int, ...] = (8, 14)  # query width per head; used only with shared_memory
     mlp_ratio: float = 2.0  # hidden width of the MLP divided by the token width
     depthwise_kernel: int = 3  # side of the depthwise convolution in each block's MLP; 0 for none
-    inner_norm: bool = False  # True: norms inside both branches (see `_block`) instead of one before the MLP
+    inner_norm: bool = False  # True: norms after the attention and the depthwise convolution, not before the MLP
     position_embedding: bool = False  # learned position embedding, for the patch tokenizer
-    norm: str = "batch"  # before the attention and the MLP: "layer", "batch", or "none", the folded form of "batch"
+    norm: str = "batch"  # of the blocks (see `_block`): "layer", "batch", or "none", the folded form of "batch"
     final_norm: bool = True  # one more norm before the global average pooling
-    redundant_bias: bool = True  # False, with norm="batch": none that a later norm, softmax or bias takes up (borders apart)
+    redundant_bias: bool = True  # False, with norm="batch": leave out biases that a norm or the softmax cancels
     activation: str = "relu"  # of the MLP and the convolutional stem: "relu", "silu", "gelu" or "gelu_tanh"
     attention_dropout: float = 0.0  # rates in [0, 1)
     projection_dropout: float = 0.0
@@ -345,7 +345,7 @@ def _block(x, config, stage, name, drop_path):
     y = x if config.inner_norm else _norm(config, f"{name}_norm_2")(x)
     bias = config.redundant_bias or not config.inner_norm
     y = layers.Dense(round(config.mlp_ratio * dim), use_bias=bias, name=f"{name}_mlp_1")(y)
-    first_norm = config.inner_norm and stage == 0  # no norm follows the stem; in 8 bits all channels here have one scale
+    first_norm = config.inner_norm and stage == 0  # 8-bit activations share a scale; no norm follows the stem
     y = _norm(config, f"{name}_mlp_norm", scale=False)(y) if first_norm else y
     y = y if config.inner_norm else _activation(config, f"{name}_mlp_activation")(y)
     if config.depthwise_kernel:  # external attention mixes tokens through H * S numbers only; this mixes neighbours

@@ -30,7 +30,7 @@ from eanet.data.policy import POLICIES  # noqa: E402
 from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
 
-MODES = {  # instead of training: the options that each uses
+MODES = {  # instead of training: the options that each accepts; --evaluate-only always prints JSON
     "evaluate_only": {"evaluate_only", "model", "split", "data", "image_column", "label_column", "strict", "json"},
     "export": {"export"},
 }
@@ -69,13 +69,15 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
+    if args.export == "":  # an unset variable in a script
+        parser.error("--export needs a run folder")
     _refuse_options_without_effect(args, parser)
     args.set = dict(args.set or ())
     return args
 
 
 def _refuse_options_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    mode = next((mode for mode in MODES if getattr(args, mode)), None)
+    mode = next((mode for mode in MODES if getattr(args, mode) not in (None, False)), None)
     for name, value in vars(args).items():
         unused = name not in MODES[mode] if mode else name in ("model", "split")
         if unused and value != parser.get_default(name):
@@ -183,14 +185,13 @@ def main(argv=None) -> int:
         print(json.dumps(inspect(dataset)))
         return 0
     prepare_tensorflow()
-    if not args.export:
-        check_backend()
     if args.export:
         from eanet.saving import add_saved_model
 
         add_saved_model(args.export)
         print(f"wrote the SavedModel in {args.export}")
         return 0
+    check_backend()
     if args.evaluate_only:
         from eanet.evaluation import evaluate_model, summary
 

@@ -1,4 +1,4 @@
-"""Measure what each choice of the recipe is worth, in runs of 30 epochs, and what the teacher is worth also in 150.
+"""Measure what each choice of the recipe is worth, in runs of 30 epochs; the presets and the teacher also in 150.
 
     KERAS_BACKEND=jax python benchmarks/ablation.py --data cifar-100-dev.tar.gz                           needs a GPU
 

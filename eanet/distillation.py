@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import re
 from pathlib import Path
 
@@ -38,12 +37,12 @@ def check_teacher(folder, name, config: EANetConfig) -> None:
         if not isinstance(named, dict) or any(str(i) not in named for i in range(len(named))):
             raise UserError(f"teacher {name}: its {CONFIG_FILE} has no class names (id2label: index to name)")
         labels = [named[str(i)] for i in range(len(named))]
-    for i, (theirs, ours) in enumerate(itertools.zip_longest(labels, config.id2label.values())):
-        if theirs != ours:
-            raise UserError(
-                f"teacher {name}: its class {i} is {theirs!r}, the student's {ours!r}; it must have the same classes in the "
-                "same order"
-            )
+    if labels != (own := list(config.id2label.values())):
+        differ = f"has {len(labels)} classes, the student {len(own)}"
+        if len(labels) == len(own):
+            i = next(i for i, label in enumerate(own) if labels[i] != label)
+            differ = f"its class {i} is {labels[i]!r}, the student's {own[i]!r}"
+        raise UserError(f"teacher {name}: {differ}; it must have the same classes in the same order")
     if size != config.image_size:
         raise UserError(f"teacher {name}: is for images of {size} pixels; the student's have {config.image_size}")
 
@@ -115,10 +114,10 @@ class StoredOutputs:
         """Return the stored logarithms, or [] if there are none or they are damaged: the teacher can be asked again."""
         try:
             stored = np.load(self.path, allow_pickle=False)
-            whole = stored.shape == self.shape and stored.dtype == np.float16 and np.isfinite(stored).all()
+            intact = stored.shape == self.shape and stored.dtype == np.float16 and np.isfinite(stored).all()
         except Exception:  # damaged files raise nearly anything
             return []
-        return stored if whole else []
+        return stored if intact else []
 
 
 def remove_stored_outputs(folder: Path) -> None:

@@ -30,22 +30,30 @@ def fold(model, config=None):
     config = config_of(model, config)
     norm = "none" if config.norm == "batch" else config.norm
     folded = build_eanet(dataclasses.replace(config, shared_memory=False, norm=norm, redundant_bias=True))
-    weights = _weights_with_biases(model)
+    weights = _weights_by_layer(model)
     if config.norm == "batch":
         _fold_norms(weights, config)
     for block, stage in enumerate(stage for stage, depth in enumerate(config.depths) for _ in range(depth)):
         if config.shared_memory:
             _fold_memory(weights, f"block_{block}", config.num_heads[stage], config.head_dims[stage])
-    return _with_weights(folded, weights)
+    return _set_weights(folded, weights)
 
 
 def with_biases(model, config=None):
-    """Return the same function with `redundant_bias=True`: with zeros for what `redundant_bias=False` leaves out."""
+    """Return the same function with `redundant_bias=True`: with zeros for what `redundant_bias=False` leaves out.
+
+    Args:
+        model: an EANet.
+        config: see `config_of`.
+
+    Returns:
+        A new `keras.Model`.
+    """
     full = build_eanet(dataclasses.replace(config_of(model, config), redundant_bias=True))
-    return _with_weights(full, _weights_with_biases(model))
+    return _set_weights(full, _weights_by_layer(model))
 
 
-def _with_weights(model, weights: dict[str, list[np.ndarray]]):
+def _set_weights(model, weights: dict[str, list[np.ndarray]]):
     """Give the layers of `model` their weights, by name, and return it."""
     for layer in model.layers:
         if layer.weights:
@@ -53,11 +61,11 @@ def _with_weights(model, weights: dict[str, list[np.ndarray]]):
     return model
 
 
-def _weights_with_biases(model) -> dict[str, list[np.ndarray]]:
-    return {layer.name: _with_biases(layer) for layer in model.layers if layer.weights}
+def _weights_by_layer(model) -> dict[str, list[np.ndarray]]:
+    return {layer.name: _layer_weights(layer) for layer in model.layers if layer.weights}
 
 
-def _with_biases(layer) -> list[np.ndarray]:
+def _layer_weights(layer) -> list[np.ndarray]:
     """Return the layer's weights, with zeros for a bias or shift that `redundant_bias=False` leaves out."""
     weights = layer.get_weights()
     if hasattr(layer, "moving_mean"):  # [scale], [shift], mean, variance

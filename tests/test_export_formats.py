@@ -7,6 +7,7 @@ import re
 import sys
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 from conftest import ROOT, colour_images, only_line, random_images, random_weights, run_main, tiny_config
@@ -66,6 +67,7 @@ def test_litert_lists_its_labels(exported):
     [
         dict(shared_memory=True, head_dims=(2, 3), slots=(9, 9), norm="layer", activation="gelu_tanh"),
         dict(tokenizer="patch", patch_size=4, position_embedding=True, norm="layer", activation="gelu"),
+        dict(inner_norm=True, redundant_bias=False),
         dict(
             embed_dims=(8, 12, 16), depths=(1, 1, 1), num_heads=(1, 2, 4), slots=(4, 1, 3), head_dims=(2, 3, 4), patch_size=1
         ),
@@ -187,15 +189,97 @@ def test_litert_int8_keeps_the_accuracy(in_float, colour_model, split, tmp_path,
     assert LitertModel(tmp_path / "m.tflite").checksum == model_checksum(colour_model)
 
 
-def test_what_rounding_adds_is_taken_off_every_bias(monkeypatch):
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, dict(inner_norm=True, redundant_bias=False)], ids=str)
+def test_litert_keeps_the_smallest_kernels_in_float(changes, split, tmp_path, monkeypatch):
+    pytest.importorskip("ai_edge_quantizer")
     monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0.1)
-    model = random_weights(build_eanet(tiny_config(inner_norm=True, redundant_bias=False)))
+    monkeypatch.setattr(litert, "check_accuracy", lambda *_: None)  # of random weights, which nothing trained for 8 bits
+    model = random_weights(build_eanet(tiny_config(**changes)))
+    litert.export_litert_int8(model, tmp_path / "m.tflite", split.x[:8], split)
+    interpreter = LitertModel(tmp_path / "m.tflite")._interpreter
+    tensors = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    operators = [each for each in interpreter._get_ops_details() if each["op_name"] in litert.QUANTIZED]
+    kernels = [tensors[operator["inputs"][1]] for operator in operators]
+    found = [math.prod(kernel["shape"]) for kernel in kernels if kernel["dtype"] == np.float32]
+    small = litert._in_float(eight_bits.quantization_form(model, model.config))
+    assert small and sorted(found) == sorted(math.prod(model.get_layer(name).kernel.shape) for name in small)
+    assert {kernel["dtype"] for kernel in kernels} == {np.float32, np.int8}
+
+
+def test_litert_takes_off_every_bias_what_rounding_the_kernel_adds(monkeypatch):
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0.1)
+    model, images = random_weights(build_eanet(tiny_config(inner_norm=True, redundant_bias=False))), random_images(4)
     form = eight_bits.quantization_form(model, model.config)
-    corrected = litert._with_corrected_biases(form, random_images(4))
+    corrected = litert._with_corrected_biases(form, images)
     changed = {old.path for old, new in zip(form.weights, corrected.weights, strict=True) if not np.array_equal(old, new)}
     in_float = litert._in_float(form)
     kernels = {layer.name for layer in model.layers if hasattr(layer, "kernel") and not layer.name.endswith("_key")}
     assert in_float and changed == {f"{name}/bias" for name in kernels.difference(in_float)}
+    for name in kernels.difference(in_float):
+        layer, (kernel, bias) = form.get_layer(name), form.get_layer(name).get_weights()
+        outputs = kernel.ndim - (2 if name.endswith("depthwise") else 1)  # each channel has a scale of its own
+        scale = np.abs(kernel).max(axis=tuple({*range(kernel.ndim)} - {outputs}), keepdims=True) / 127
+        rounded = np.round(kernel / scale) * scale
+        x, means = keras.Model(form.input, layer.input)(images), []
+        for weights in ([kernel, bias], [rounded, bias], [rounded, corrected.get_layer(name).get_weights()[1]]):
+            layer.set_weights(weights)
+            means.append(np.asarray(layer(x)).reshape(-1, len(bias)).mean(axis=0))
+        layer.set_weights([kernel, bias])
+        check_mean_errors(*means)
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (12, 16)], ids=str)  # up to 8 values onnxruntime makes equal biases one
+def test_onnx_takes_off_every_bias_what_rounding_the_kernel_adds(widths, split, tmp_path, monkeypatch):
+    from onnx import numpy_helper
+
+    monkeypatch.setattr(eight_bits, "FLOAT_WEIGHTS", 0)
+    monkeypatch.setattr(quantize, "check_accuracy", lambda *_: None)  # of random weights, which nothing trained for 8 bits
+    correct, calls = quantize._correct_biases, []
+
+    def record(graph, quantized, images):
+        before = quantize._copy(graph)
+        correct(graph, quantized, images)
+        calls.append((before, quantized, quantize._copy(graph)))
+
+    monkeypatch.setattr(quantize, "_correct_biases", record)
+    sizes = dict(patch_size=1, embed_dims=widths, num_heads=(4, 4), slots=(4, 4), depths=(1, 2), redundant_bias=False)
+    model = random_weights(build_eanet(tiny_config(**sizes)))
+    quantize.export_int8(model, tmp_path / "m.onnx", split.x[:8], split)
+    ((before, quantized, after),) = calls
+    old, rounded, new = (
+        {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        for graph in (before.graph, quantized, after.graph)
+    )
+    convolutions = [node for node in before.graph.node if node.op_type == "Conv" and len(node.input) == 3]
+    assert len(convolutions) > 12 and len({node.input[2] for node in convolutions}) == len(convolutions)
+    for node in convolutions:
+        _, kernel, bias = node.input
+        zero, scale = (rounded[f"{kernel}_{part}"].reshape(-1, 1, 1, 1) for part in ("zero_point", "scale"))
+        values = ((rounded[f"{kernel}_quantized"].astype(np.float32) - zero) * scale).astype(np.float32)
+        options = ({}, {kernel: values}, {kernel: values, bias: new[bias]})
+        check_mean_errors(*(mean_output(before, node, {**old, **changes}, split.x[:8]) for changes in options))
+
+
+def mean_output(model, node, tensors, images):
+    """Return the mean of each channel of what `node` writes, with these constants in the place of the model's."""
+    import onnxruntime
+
+    from onnx import helper, numpy_helper
+
+    changed = quantize._copy(model)
+    for tensor in changed.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(tensors[tensor.name], tensor.name))
+    changed.graph.output.append(helper.make_tensor_value_info(node.output[0], 1, None))
+    session = onnxruntime.InferenceSession(changed.SerializeToString(), providers=["CPUExecutionProvider"])
+    (values,) = session.run([node.output[0]], {quantize.INPUT: images.astype(np.float32)})
+    return values.mean(axis=(0, 2, 3))
+
+
+def check_mean_errors(expected, rounded, corrected):
+    """Rounding changed the means; the correction takes most of that back: all, but for the borders of a 3x3 kernel."""
+    error, left = np.abs(rounded - expected).max(), np.abs(corrected - expected).max()
+    assert error > 1e-4 and left < 0.5 * error
 
 
 def test_operations_in_float_are_found_by_what_they_write(colour_model, monkeypatch):

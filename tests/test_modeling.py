@@ -273,7 +273,7 @@ def test_redundant_biases_are_left_out(changes):
 
 
 def test_with_inner_norms_the_first_convolution_reads_channels_of_one_scale():
-    """As 8 bits have one for all of them."""
+    """8-bit activations have one scale per tensor."""
     model = build_eanet(tiny_config(depths=(2, 1), inner_norm=True, redundant_bias=False))
     for weight in model.trainable_weights:
         weight.assign(np.random.default_rng(0).normal(0.3, 0.5, weight.shape))

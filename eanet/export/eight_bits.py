@@ -12,7 +12,15 @@ FLOAT_WEIGHTS = 0.02  # part of the weights, in the smallest kernels, that stays
 
 
 def quantization_form(model, config):
-    """Return the form of `model` that 8 bits harm least: the deployment form, but with its batch norms, and all biases."""
+    """Return the form of `model` that is quantized: with all biases if it has batch norms, else its deployment form.
+
+    Args:
+        model: an EANet.
+        config: its EANetConfig.
+
+    Returns:
+        A `keras.Model` of the same function. The exporters decide which of its batch norms are folded.
+    """
     return with_biases(model, config) if config.norm == "batch" else deployment_form(model, config)
 
 

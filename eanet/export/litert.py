@@ -69,7 +69,7 @@ def export_litert(model, path, config=None) -> None:
 
 
 def export_litert_int8(model, path, calibration, split, config=None) -> tuple[float, float]:
-    """Write the deployment form of `model` as a LiteRT file whose convolutions compute in 8 bits.
+    """Write `model` as a LiteRT file whose convolutions compute in 8 bits.
 
     Args:
         model: as in `export_litert`.
@@ -103,7 +103,7 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
 
 
 def _large_kernels(model) -> str:
-    """Return a regular expression for the names of what operations write, but for those whose kernels stay in float."""
+    """Return a regular expression that matches the output names of all operations except those kept in float."""
     small = _in_float(model)
     return rf"^(?!.*(^|/|;)({'|'.join(small)})[_/])" if small else ".*"
 

@@ -40,7 +40,7 @@ BATCH = 50
 
 
 def export_int8(model, path, calibration, split, config=None) -> tuple[float, float]:
-    """Write the deployment form of `model` as an ONNX file whose convolutions compute in 8 bits.
+    """Write `model` as an ONNX file whose convolutions compute in 8 bits.
 
     Args:
         model: Keras model from `build_eanet` or `from_pretrained_keras`.
@@ -99,7 +99,10 @@ def _fold_norms(model):
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with temporary_folder() as folder:
         options.optimized_model_filepath = str(folder / "folded.onnx")
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        # Without ConstantSharing: it makes equal biases one tensor, and each is corrected by itself.
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=["ConstantSharing"]
+        )
         folded = onnx.load(folder / "folded.onnx")
     opsets = [opset for opset in folded.opset_import if not opset.domain]
     del folded.opset_import[:]
