@@ -69,15 +69,13 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")
-    if args.export == "":  # an unset variable in a script
-        parser.error("--export needs a run folder")
     _refuse_options_without_effect(args, parser)
     args.set = dict(args.set or ())
     return args
 
 
 def _refuse_options_without_effect(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    mode = next((mode for mode in MODES if getattr(args, mode) not in (None, False)), None)
+    mode = next((mode for mode in MODES if getattr(args, mode)), None)
     for name, value in vars(args).items():
         unused = name not in MODES[mode] if mode else name in ("model", "split")
         if unused and value != parser.get_default(name):

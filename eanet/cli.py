@@ -42,12 +42,13 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
         interrupted: what Ctrl-C prints, for example how to go on, unless the `KeyboardInterrupt` has a message.
 
     Returns:
-        The exit status: that of `main`; 2 (or the error's own `exit_status`) after a `UserError` or an `OSError`; 130 after
-        Ctrl-C. Any other exception is a bug and propagates with its traceback. `EANET_DEBUG=1` also prints the traceback
-        of expected errors.
+        The exit status: that of `main`; 2 (or the error's own `exit_status`) after a `UserError` or an `OSError`, and if an
+        argument is empty; 130 after Ctrl-C. Any other exception is a bug and propagates with its traceback. `EANET_DEBUG=1`
+        also prints the traceback of expected errors.
     """
     program = Path(sys.argv[0]).name
     try:
+        _refuse_empty_arguments(sys.argv[1:] if argv is None else argv)
         return main(argv) or 0
     except (UserError, OSError) as error:
         if os.environ.get("EANET_DEBUG", "0") not in ("", "0"):
@@ -57,6 +58,15 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{program}: {printable(str(stop)) or interrupted}", file=sys.stderr)
         return 130
+
+
+def _refuse_empty_arguments(argv) -> None:
+    """Raise UserError for "", as of an unset variable: as a folder it would mean the current one."""
+    for before, argument in zip(["", *argv], argv, strict=False):
+        option = before if not argument else argument[:-1]
+        if not argument or argument.startswith("--") and argument.find("=") == len(argument) - 1:
+            name = option if option.startswith("-") else "an argument"
+            raise UserError(f"{name} is empty; give it a value, or leave it out")
 
 
 @contextlib.contextmanager

@@ -44,6 +44,19 @@ def test_expected_error_is_one_line(error, status, message, monkeypatch, capsys)
     assert out == "" and only_line(err) == f"program.py: error: {message}"
 
 
+@pytest.mark.parametrize(("argv", "named"), [
+    ([""], "an argument"),
+    (["push", "", "--repo-id", "a/b"], "an argument"),
+    (["--output", ""], "--output"),
+    (["-j", ""], "-j"),
+    (["--output=", "x"], "--output"),
+], ids=str)  # fmt: skip
+def test_empty_argument_is_not_the_current_folder(argv, named, capsys):
+    assert cli.run(pytest.fail, argv) == 2
+    assert only_line(capsys.readouterr().err).endswith(f"error: {named} is empty; give it a value, or leave it out")
+    assert cli.run(len, ["x", "--set", "a=", "--set=a=", "-"]) == 5
+
+
 @pytest.mark.parametrize("error", [ValueError("bug"), TypeError("bug"), KeyError("bug"), ImportError("bug"), RuntimeError()])
 def test_programming_error_propagates(error, monkeypatch):
     with pytest.raises(type(error)) as raised:

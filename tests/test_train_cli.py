@@ -152,7 +152,6 @@ def test_evaluating_needs_a_model():
     (["--evaluate-only", "--model", "x", "--output", "y"], "--output has no effect with --evaluate-only; leave it out"),
     (["--evaluate-only", "--model", "x", "--set", "slots=[1,1]"], "--set has no effect with --evaluate-only; leave it out"),
     (["--evaluate-only", "--model", "x", "--export", "y"], "--export has no effect with --evaluate-only; leave it out"),
-    (["--export", ""], "--export needs a run folder"),
     (["--export", "x", "--inspect"], "--inspect has no effect with --export; leave it out"),
     (["--export", "x", "--batch-size", "4"], "--batch-size has no effect with --export; leave it out"),
     (["--model", "x"], "--model needs --evaluate-only"),
