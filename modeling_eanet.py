@@ -196,9 +196,9 @@ PRESETS = {
         final_norm=False, activation="gelu_tanh", attention_dropout=0.2, projection_dropout=0.2, mlp_dropout=0.2),
     "small": dict(),  # the defaults of EANetConfig: two scales, 386,004 parameters
     "pyramid": dict(patch_size=1, embed_dims=(24, 48, 120), depths=(1, 3, 3), num_heads=(4, 8, 8), slots=(6, 8, 14),
-                    head_dims=(6, 8, 14), redundant_bias=False),  # three scales: the shipped model, 393,580 parameters
+                    head_dims=(6, 8, 14), redundant_bias=False),  # three scales, 393,580 parameters
     "slim": dict(patch_size=1, embed_dims=(16, 64, 112), depths=(1, 2, 3), num_heads=(4, 8, 8), slots=(4, 8, 14),
-                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # 378,228 parameters
+                 head_dims=(4, 8, 14), inner_norm=True, redundant_bias=False),  # the shipped model, 378,228 parameters
     "base": dict(patch_size=1, embed_dims=(40, 96, 224), depths=(2, 4, 4), num_heads=(8, 8, 8), slots=(4, 8, 14),
                  head_dims=(4, 8, 14), redundant_bias=False),  # its teacher, in models/base, 1,509,436 parameters
 }  # fmt: skip

@@ -33,9 +33,9 @@ def main(argv=None) -> None:
     rows = []
     for number in range(1, RUNS + 1):
         folder = Path("runs", "reproduction", f"{args.epochs}-{number}")
-        command = ablation.command("pyramid", 0, args.epochs, Path(args.data).resolve(), folder)
+        command = ablation.command("slim", 0, args.epochs, Path(args.data).resolve(), folder)
         results = common.run_results(folder, command)
-        ablation.check_recipe("pyramid", 0, args.epochs, folder, results)
+        ablation.check_recipe("slim", 0, args.epochs, folder, results)
         training = results["training"]
         rows.append(
             {

@@ -61,8 +61,7 @@ def test_shipped_model_is_the_preset_its_results_name(model):
 def test_shipped_config_is_what_this_code_writes(model):
     """Both halves: our settings at the top, and the graph that the rest describes."""
     written = json.loads((ROOT / "config.json").read_text())
-    settings = {"inner_norm": False, **written}  # newer than the shipped file
-    assert {k: settings[k] for k in model.config.to_dict()} == model.config.to_dict()
+    assert {k: written[k] for k in model.config.to_dict()} == model.config.to_dict()
     theirs, ours = keras.saving.deserialize_keras_object(written), build_eanet(model.config)
     assert json.loads(json.dumps(theirs.get_config())) == json.loads(json.dumps(ours.get_config()))
 
