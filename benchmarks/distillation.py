@@ -44,6 +44,7 @@ def summary(folders: list[Path]) -> dict:
         )
     return {
         "epochs": sum(map(len, curves)),
+        "preset": results["model"]["preset"],
         "parameters": results["model"]["parameters"],
         "top1_accuracy": results["accuracy"],
         "split": results["dataset"]["split"],

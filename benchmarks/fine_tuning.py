@@ -25,6 +25,8 @@ import common
 import numpy as np
 
 from eanet.cli import read_json, require, run, temporary_folder
+from eanet.evaluation import preset_name
+from eanet.loaded_model import load_config
 
 CLASSES = ("checkerboard", "circles", "noise", "stripes", "triangles")
 TRAIN, TEST = 80, 20  # images per class
@@ -131,8 +133,9 @@ def main(argv=None) -> None:
     with temporary_folder() as folder:
         write_shapes(folder / "shapes")
         write_digits(folder / "digits")
+        tuned = f"shapes, from the shipped weights (preset {preset_name(load_config(common.ROOT))})"
         rows = [
-            measure("shapes, from the shipped weights", folder / "shapes", folder / "tuned", "--init-from", "."),
+            measure(tuned, folder / "shapes", folder / "tuned", "--init-from", "."),
             measure("shapes, from scratch", folder / "shapes", folder / "scratch"),
             measure("digits, from scratch", folder / "digits", folder / "digits-run"),
         ]

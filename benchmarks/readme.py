@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import html
 import os
+import re
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -212,8 +213,8 @@ def scaling(found: dict) -> str:
 def distillation(found: dict) -> str:
     """Return the section about the epochs of a distilled run and of its teacher."""
     teacher, student = found["rows"]
-    columns = {"model": "model", "parameters": "parameters", "epochs": "epochs", "top1_accuracy": "top-1, %",
-               "hardware": "hardware"}  # fmt: skip
+    columns = {"model": "model", "preset": "preset", "parameters": "parameters", "epochs": "epochs",
+               "top1_accuracy": "top-1, %", "hardware": "hardware"}  # fmt: skip
     rows = [{**row, "hardware": ", ".join(dict.fromkeys(run["hardware"] for run in row["runs"]))} for row in found["rows"]]
     commands = "\n".join(f"- `{run['command']}`, {run['date']}" for row in found["rows"] for run in row["runs"])
     text = f"Top-1 accuracy on the {student['split']} images, after the commands below. {measured(found)}"
@@ -243,6 +244,10 @@ def ablation(found: dict) -> str:
             places.setdefault(f"on {machines}, {each['trained']}", []).append(named)
     several = any(each["seed"] for row in found["rows"] for each in row["seeds"])
     note = "Seeds above 0 train with `--seed N --validation-split 0`. " if several else ""
+    for row in found["rows"]:
+        repeated = re.search(r"--teacher-epochs (\d+)", row["seeds"][0]["command"])
+        if repeated and "repeated" not in row["setting"]:
+            note += f'"{row["setting"]}" in {row["epochs"]} epochs repeats images and answers after epoch {repeated[1]}. '
     (place, _), *others = places.items()
     trained = "; ".join([place, *(f"{' and '.join(settings)} {place}" for place, settings in others)])
     commands = "\n".join(
@@ -376,7 +381,7 @@ def several(found: dict) -> str:
         columns = {"case": "training", "images_per_second": "images/s", "times_one_core": "times one core"}
         parts += [
             table(columns, job["processes"]),
-            "train.py on JAX, float32, global batches of 128, all processes on this machine.",
+            "train.py on JAX, preset pyramid, float32, global batches of 128, all processes on this machine.",
             "What limits more hosts, on paper: a step takes 128 / images/s of a host (16 such cores, or an H200). Its "
             f"ring all-reduces take 2 (n − 1) / n × 4 bytes × {job['parameters']:,} parameters / bandwidth, and "
             f"{job['reductions_per_step']} × 2 (n − 1) × latency (30 µs at 10 Gbit/s, 5 µs at 200). For so small a model "

@@ -1,4 +1,4 @@
-"""Train the short version of the flagship's recipe twice, and compare the results to the last digit.
+"""Train the short version of the shipped model's recipe twice, and compare the results to the last digit.
 
     KERAS_BACKEND=jax python benchmarks/reproduction.py --data cifar-100-dev.tar.gz            a few minutes on a GPU
 

@@ -354,7 +354,8 @@ def test_a_student_is_compared_with_its_own_teacher(tmp_path, monkeypatch, capsy
     records["student"] = training(1, teacher_run=records["teacher"])
     for name, record in records.items():
         (tmp_path / name).mkdir()
-        facts = {"accuracy": 0.5, "dataset": {"split": "test"}, "model": {"parameters": 7}, "training": record}
+        model = {"parameters": 7, "preset": "small"}
+        facts = {"accuracy": 0.5, "dataset": {"split": "test"}, "model": model, "training": record}
         (tmp_path / name / "eval_results.json").write_text(json.dumps(facts))
         (tmp_path / name / "history.json").write_text(json.dumps({"val_accuracy": [0.1] * record["epochs"]}))
     monkeypatch.setattr(common, "HERE", tmp_path)

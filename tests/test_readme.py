@@ -105,7 +105,7 @@ def run(command, cwd, hub, home, path=""):
 def run_here(tree, monkeypatch, capsys):
     """A function that runs lines of `python PROGRAM.py ...` in this process, for one epoch, and returns what they print.
 
-    "small" is the tiny preset, and the model of the repository has that architecture.
+    "small" and "slim" are the tiny preset, and the model of the repository has that architecture.
     """
     from training_runs import quick_runs
 
@@ -115,7 +115,8 @@ def run_here(tree, monkeypatch, capsys):
         for name in ("eval_results.json", "my_images", "cifar-100-dev.tar.gz", "samples"):
             (folder / name).symlink_to(tree / name)
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(PRESETS, "small", TINY)
+    for name in ("small", "slim"):
+        monkeypatch.setitem(PRESETS, name, TINY)
 
     def run_here(lines):
         for line in lines.splitlines():

@@ -8,6 +8,7 @@ from eanet.figures import INK, WIDTH, Drawing, new_figure, rendered
 
 BLUE, ORANGE, GREY, WHITE = "#2563eb", "#c2410c", "#64748b", "#ffffff"  # fills: white text has a contrast of 4.7:1 or more
 HEIGHT, LEFT, CENTRE, PART = 680, 192, 318, 42  # CSS pixels; left edge of the block's frame, middle and height of its boxes
+ACTIVATIONS = {"relu": "ReLU", "silu": "SiLU", "gelu": "GELU", "gelu_tanh": "GELU"}
 DASHED = dict(linewidth=1.2, linestyle=(0, (4, 3)))
 
 
@@ -31,14 +32,16 @@ def _network(axis, config):
     """Draw the left column, with a line from every stage to the block."""
     side = config.image_size // config.patch_size
     size, patch = config.image_size, config.patch_size
-    stem = "stem: 3×3\nconvolutions" if config.tokenizer == "conv" else f"{patch}×{patch}\npatches"
+    convolutions = "convolutions" if patch > 1 else "convolution"
+    stem = f"stem: 3×3\n{convolutions}" if config.tokenizer == "conv" else f"{patch}×{patch}\npatches"
     parts = [("image", GREY, f"{size}×{size}×3"), (stem, BLUE, f"{side}×{side}×{config.embed_dims[0]}")]
     for stage, (depth, dim) in enumerate(zip(config.depths, config.embed_dims, strict=True)):
         if stage:
             side //= 2
             parts.append(("3×3 conv.,\nstride 2", BLUE, f"{side}×{side}×{dim}"))
         parts.append((f"{depth} block{'s' * (depth > 1)}", ORANGE, f"{side}×{side}×{dim}"))
-    parts.append(("average,\nclassifier", BLUE, f"{config.num_classes} classes"))
+    last = "norm, average,\nclassifier" if config.final_norm else "average,\nclassifier"
+    parts.append((last, BLUE, f"{config.num_classes} classes"))
     step, height = (HEIGHT - 12) / len(parts), 56
     for i, (name, colour, shape) in enumerate(parts):
         top = 4 + i * step
@@ -57,13 +60,16 @@ def _block(axis, config):
     half = len(linear) // 2
     attention = [(name, BLUE) for name in linear]
     attention.insert(half, ("double\nnormalisation", ORANGE))
-    mlp = [(f"linear, ×{config.mlp_ratio:g}", BLUE), ("linear", BLUE)]
-    if config.depthwise_kernel:
-        mlp.insert(1, (f"{config.depthwise_kernel}×{config.depthwise_kernel} depthwise\nconvolution", BLUE))
+    activation = ACTIVATIONS[config.activation]
+    side, after = config.depthwise_kernel, "" if config.inner_norm else f",\n{activation}"
+    mlp = [(f"linear ×{config.mlp_ratio:g}{after}", BLUE), ("linear", BLUE)]
+    if side:
+        mlp.insert(1, (f"{side}×{side} depthwise\nconvolution" + (f", {activation}" if after else ""), BLUE))
     norm = [] if config.norm == "none" else [(f"{config.norm} norm", GREY)]
     attention = norm + attention + (norm if config.inner_norm else [])
     first = [(f"{name}\n(first stage)", colour) for name, colour in norm]
-    mlp = [mlp[0], *first, mlp[1], *norm, *mlp[2:]] if config.inner_norm else norm + mlp
+    active = [(f"{name}, {activation}", colour) for name, colour in norm]
+    mlp = [mlp[0], *first, mlp[1], *active, *mlp[2:]] if config.inner_norm else norm + mlp
     style = "round,pad=0,rounding_size=10"
     panel = (LEFT, 4), WIDTH - 4 - LEFT, HEIGHT - 8
     axis.add_patch(FancyBboxPatch(*panel, boxstyle=style, facecolor="none", edgecolor=INK, **DASHED))
