@@ -16,11 +16,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # in the Hub's cache this file is a link into blobs/
 
-from eanet.cli import prepare_tensorflow, run  # noqa: E402
+from eanet.cli import nonempty_path, prepare_tensorflow, run  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -35,7 +34,7 @@ def parse_args(argv=None):
     promote = commands.add_parser("promote", help="make a run the shipped one of this repository")
     demo = commands.add_parser("demo", help="publish a page that runs the model in the browser, as a static Space")
     for command in (push, card, promote, demo):
-        command.add_argument("run", type=Path, metavar="RUN_DIR", help="folder that train.py wrote")
+        command.add_argument("run", type=nonempty_path, metavar="RUN_DIR", help="folder that train.py wrote")
     push.add_argument("--new-card", action="store_true", help="push RUN_DIR's card, or a new one, instead of the Hub's")
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
@@ -55,7 +54,9 @@ def parse_args(argv=None):
         command.add_argument("--no-saved-model", dest="saved_model", action="store_false", help="leave out the SavedModel")
     for command in (push, promote, demo):
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
-    pull.add_argument("--to", required=True, type=Path, metavar="DIR", help="new or empty folder, or one of an earlier pull")
+    pull.add_argument(
+        "--to", required=True, type=nonempty_path, metavar="DIR", help="new or empty folder, or one of an earlier pull"
+    )
     part = pull.add_mutually_exclusive_group()
     part.add_argument("--logs-only", dest="part", action="store_const", const="logs", help="only the TensorBoard logs")
     part.add_argument("--weights-only", dest="part", action="store_const", const="weights", help="only the model's files")

@@ -25,7 +25,7 @@ import sys
 # In the Hub's cache this file is a link into blobs/; its own folder has the code.
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from eanet.cli import check_backend, prepare_tensorflow, run  # noqa: E402
+from eanet.cli import check_backend, nonempty, prepare_tensorflow, run  # noqa: E402
 from eanet.data.policy import POLICIES  # noqa: E402
 from eanet.train_config import FREEZE, PRECISIONS, TrainConfig  # noqa: E402
 from modeling_eanet import PRESETS, RESIZES, EANetConfig  # noqa: E402
@@ -43,7 +43,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     _add_data_options(parser)
     add = parser.add_argument
-    add("--output", metavar="DIR", help="run folder (default: runs/PRESET, or runs/tuned with --init-from)")
+    add("--output", type=nonempty, metavar="DIR", help="run folder (default: runs/PRESET, or runs/tuned with --init-from)")
     add("--resume", action="store_true", help="fail unless there is a run to resume; without this, resume if there is one")
     add("--json", action="store_true", help="print the full result of a training run as JSON instead of a summary")
 
@@ -65,7 +65,7 @@ def parse_args(argv=None) -> argparse.Namespace:
     other("--evaluate-only", action="store_true", help="measure --model on --data")
     other("--model", metavar="DIR_OR_REPO", help="model to evaluate: a folder or a Hub repo id")
     other("--split", choices=("train", "validation", "test"), help="split to evaluate on (default: test, or the only one)")
-    other("--export", metavar="DIR", help="add the SavedModel to this run folder")
+    other("--export", type=nonempty, metavar="DIR", help="add the SavedModel to this run folder")
     args = parser.parse_args(argv)
     if args.evaluate_only and not args.model:
         parser.error("--evaluate-only needs --model DIR_OR_REPO")

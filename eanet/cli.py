@@ -42,13 +42,12 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
         interrupted: what Ctrl-C prints, for example how to go on, unless the `KeyboardInterrupt` has a message.
 
     Returns:
-        The exit status: that of `main`; 2 (or the error's own `exit_status`) after a `UserError` or an `OSError`, and if an
-        argument is empty; 130 after Ctrl-C. Any other exception is a bug and propagates with its traceback. `EANET_DEBUG=1`
-        also prints the traceback of expected errors.
+        The exit status: that of `main`; 2 (or the error's own `exit_status`) after a `UserError` or an `OSError`; 130 after
+        Ctrl-C. Any other exception is a bug and propagates with its traceback. `EANET_DEBUG=1` also prints the traceback
+        of expected errors.
     """
     program = Path(sys.argv[0]).name
     try:
-        _refuse_empty_arguments(sys.argv[1:] if argv is None else argv)
         return main(argv) or 0
     except (UserError, OSError) as error:
         if os.environ.get("EANET_DEBUG", "0") not in ("", "0"):
@@ -58,15 +57,6 @@ def run(main, argv=None, interrupted: str = "stopped") -> int:
     except KeyboardInterrupt as stop:
         print(f"\n{program}: {printable(str(stop)) or interrupted}", file=sys.stderr)
         return 130
-
-
-def _refuse_empty_arguments(argv) -> None:
-    """Raise UserError for "", as of an unset variable: as a folder it would mean the current one."""
-    for before, argument in zip(["", *argv], argv, strict=False):
-        option = before if not argument else argument[:-1]
-        if not argument or argument.startswith("--") and argument.find("=") == len(argument) - 1:
-            name = option if option.startswith("-") else "an argument"
-            raise UserError(f"{name} is empty; give it a value, or leave it out")
 
 
 @contextlib.contextmanager
@@ -277,6 +267,18 @@ def positive_int(text: str) -> int:
     if not re.fullmatch(r"\s*\+?\d+\s*", text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer, at least 1")
     return int(text)
+
+
+def nonempty(text: str) -> str:
+    """Refuse "", as of an unset variable, for argparse: as a path it would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a folder or file")
+    return text
+
+
+def nonempty_path(text: str) -> Path:
+    """Parse a path, for argparse, as `nonempty` does a text."""
+    return Path(nonempty(text))
 
 
 # TensorFlow's messages ------------------------------------------------------------------------------------------------

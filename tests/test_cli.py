@@ -8,8 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, only_line
+from conftest import ROOT, only_line, run_main
 
+import export
+import push_to_hub
+import train
 from eanet import cli
 from eanet.cli import UserError, prepare_tensorflow
 
@@ -44,17 +47,20 @@ def test_expected_error_is_one_line(error, status, message, monkeypatch, capsys)
     assert out == "" and only_line(err) == f"program.py: error: {message}"
 
 
-@pytest.mark.parametrize(("argv", "named"), [
-    ([""], "an argument"),
-    (["push", "", "--repo-id", "a/b"], "an argument"),
-    (["--output", ""], "--output"),
-    (["-j", ""], "-j"),
-    (["--output=", "x"], "--output"),
-], ids=str)  # fmt: skip
-def test_empty_argument_is_not_the_current_folder(argv, named, capsys):
-    assert cli.run(pytest.fail, argv) == 2
-    assert only_line(capsys.readouterr().err).endswith(f"error: {named} is empty; give it a value, or leave it out")
-    assert cli.run(len, ["x", "--set", "a=", "--set=a=", "-"]) == 5
+@pytest.mark.parametrize(("program", "argv"), [
+    (train, ["--output", ""]),
+    (train, ["--export="]),
+    (export, [""]),
+    (export, [".", "--output", ""]),
+    (push_to_hub, ["push", "", "--repo-id", "a/b", "--dry-run"]),
+    (push_to_hub, ["card", "", "--repo-id", "a/b"]),
+    (push_to_hub, ["promote", ""]),
+    (push_to_hub, ["pull", "--repo-id", "a/b", "--to", ""]),
+])  # fmt: skip
+def test_empty_path_is_not_the_current_folder(program, argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_main(program, *argv) == 2 and capsys.readouterr().err.endswith(": is empty; name a folder or file\n")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), TypeError("bug"), KeyError("bug"), ImportError("bug"), RuntimeError()])

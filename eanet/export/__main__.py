@@ -21,7 +21,7 @@ import os
 import sys
 from pathlib import Path
 
-from eanet.cli import UserError, check_backend, prepare_tensorflow, require, run
+from eanet.cli import UserError, check_backend, nonempty, nonempty_path, prepare_tensorflow, require, run
 from eanet.export.formats import DATA_FORMATS, FORMATS, INSTALL_KERAS, export_all
 from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
@@ -39,10 +39,12 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     default = str(ROOT) if (ROOT / CONFIG_FILE).is_file() else None
-    parser.add_argument("model", nargs="?" if default else None, default=default, metavar="DIR_OR_REPO",
+    parser.add_argument("model", type=nonempty, nargs="?" if default else None, default=default, metavar="DIR_OR_REPO",
                         help="model folder or Hub repository (default: the folder above eanet/)")  # fmt: skip
     parser.add_argument("--format", choices=(*FORMATS, "all"), default="onnx", help="default: onnx")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: its usual place in DIR)")
+    parser.add_argument(
+        "--output", type=nonempty_path, metavar="FILE", help="file to write (default: its usual place in DIR)"
+    )
     parser.add_argument("--data", metavar="PATH", help="images for the 8-bit formats: ranges from the training images, "
                         "accuracy on the test images")  # fmt: skip
     args = parser.parse_args(argv)
