@@ -32,7 +32,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 from eanet.batch import MANY, RUNTIMES, Job, classify_into, classify_to  # noqa: E402
-from eanet.cli import positive_int, run  # noqa: E402
+from eanet.cli import nonempty, positive_int, run  # noqa: E402
 from eanet.image_files import is_list  # noqa: E402
 from eanet.results import FORMATS  # noqa: E402
 
@@ -52,9 +52,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         "-0", "--null", action="store_true",
         help="paths in lists end with a null character, as of find -print0; without PATH, standard input is the list",
     )  # fmt: skip
-    parser.add_argument(
-        "--model", default=HERE, metavar="NAME", help="folder, Hub repository or export (default: next to this program)"
-    )
+    parser.add_argument("--model", type=nonempty, default=HERE, metavar="NAME",
+                        help="folder, Hub repository or export (default: next to this program)")  # fmt: skip
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -65,7 +64,7 @@ def parse_args(argv=None) -> argparse.Namespace:
         "--top-k", type=positive_int, metavar="K", help="labels per image (default: 5, or all of fewer than 5 classes)"
     )
     parser.add_argument("--format", choices=FORMATS, help="of standard output (default: text)")
-    parser.add_argument("--output", metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
+    parser.add_argument("--output", type=nonempty, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
     parser.add_argument("--resume", action="store_true", help="go on with FILE if it exists: images with a row are skipped")
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="images per batch (default: 64)")
     parser.add_argument(

@@ -34,7 +34,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eanet.batch import load_model
-from eanet.cli import UserError, duration, first_line, native_stderr_silenced, positive_int, printable, require, run
+from eanet.cli import (
+    UserError,
+    duration,
+    first_line,
+    native_stderr_silenced,
+    nonempty,
+    positive_int,
+    printable,
+    require,
+    run,
+)
 from eanet.machine import available_cores
 from eanet.shards import ShardClassifier, close_job, open_job
 from eanet.sources import Source, is_url, list_source
@@ -250,10 +260,11 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m eanet.predict_many", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", metavar="SOURCE", help="folder, URL, Parquet file, or data set of the Hub (user/name)")
-    parser.add_argument("destination", metavar="DESTINATION", help="folder or URL for the Parquet files")
+    parser.add_argument("source", type=nonempty, metavar="SOURCE",
+                        help="folder, URL, Parquet file, or data set of the Hub (user/name)")  # fmt: skip
+    parser.add_argument("destination", type=nonempty, metavar="DESTINATION", help="folder or URL for the Parquet files")
     default = str(ROOT) if (ROOT / CONFIG_FILE).is_file() else None
-    parser.add_argument("--model", default=default, required=default is None, metavar="NAME",
+    parser.add_argument("--model", type=nonempty, default=default, required=default is None, metavar="NAME",
                         help="folder, Hub repository or ONNX file (default: the model of this repository)")  # fmt: skip
     parser.add_argument("--top-k", type=positive_int, metavar="K", help="labels per image (default: 5)")
     parser.add_argument("--workers", type=positive_int, metavar="N", help="processes, with a core each (default: all cores)")

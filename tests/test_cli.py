@@ -11,9 +11,10 @@ import pytest
 from conftest import ROOT, only_line, run_main
 
 import export
+import inference
 import push_to_hub
 import train
-from eanet import cli
+from eanet import cli, predict_many
 from eanet.cli import UserError, prepare_tensorflow
 
 # --------------------------------------------------------------------------------------------------------------- run
@@ -48,6 +49,11 @@ def test_expected_error_is_one_line(error, status, message, monkeypatch, capsys)
 
 
 @pytest.mark.parametrize(("program", "argv"), [
+    (inference, ["--model", "", "image.png"]),
+    (inference, ["--output=", "image.png"]),
+    (predict_many, ["", "out"]),
+    (predict_many, ["photos", ""]),
+    (predict_many, ["photos", "out", "--model", ""]),
     (train, ["--output", ""]),
     (train, ["--export="]),
     (export, [""]),
