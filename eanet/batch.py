@@ -312,7 +312,7 @@ def classify_batches(
     """Yield the results of `classify_files` as lists, one per batch."""
     failures: list[UserError] = []
     files, threads = _until_failure(files, failures), threads or available_cores()
-    batch_size = fitting_batch(batch_size, model.config)
+    batch_size = fitting_batch(batch_size, model.config.image_size)
     first = list(itertools.islice(files, batch_size + 1))
     eager, batch_size = len(first) <= batch_size, min(batch_size, len(first))
     # Standard input is read here: Ctrl-C does not end a thread that waits for it.

@@ -10,7 +10,7 @@ from eanet.cli import UserError
 from eanet.data import Dataset, Split, load_dataset
 from eanet.loaded_model import load_config
 from eanet.machine import versions
-from eanet.predict import predict_probabilities
+from eanet.predict import fitting_batch, predict_probabilities
 from eanet.run_dir import RESULTS_FILE, recorded_training
 from modeling_eanet import CONFIG_FILE, PRESETS, WEIGHTS_FILE, EANetConfig, from_pretrained_keras, model_folder
 
@@ -19,7 +19,8 @@ BATCH_SIZE = 500
 
 def predict_split(model, split: Split) -> np.ndarray:
     """Return the class probabilities of a split's images, float64 (n, num_classes)."""
-    return predict_probabilities(model, split.x, min(BATCH_SIZE, len(split))).astype(np.float64)
+    batch_size = fitting_batch(min(BATCH_SIZE, len(split)), split.x.shape[1])
+    return predict_probabilities(model, split.x, batch_size).astype(np.float64)
 
 
 def measure(probabilities: np.ndarray, y: np.ndarray) -> dict:

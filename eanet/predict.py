@@ -61,7 +61,7 @@ def predict_probabilities(model, images: np.ndarray, batch_size: int = 128) -> n
     check_scale(images)
     batch_size = max(1, min(batch_size, len(images)))
     classes = model.config.num_classes if hasattr(model, "config") else model.output.shape[-1]
-    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
     return np.concatenate([np.zeros((0, classes), np.float32), *(predict_batch(model, b, batch_size) for b in batches)])
 
 
@@ -116,16 +116,21 @@ def classify(model, images, top_k: int = 5, batch_size: int = 128, *, config=Non
 
     results = []
     # The next power of two: a service that gets many different counts traces the graph for a few of them.
-    batch_size = min(fitting_batch(int(batch_size), config), 1 << max(0, len(images) - 1).bit_length())
+    batch_size = min(fitting_batch(int(batch_size), config.image_size), 1 << max(0, len(images) - 1).bit_length())
     for start in range(0, len(images), batch_size):
         batch = np.stack([load(i) for i in range(start, min(start + batch_size, len(images)))])
         results += top_predictions(predict_batch(model, batch, batch_size), config, top_k)
     return results
 
 
-def fitting_batch(batch_size: int, config: EANetConfig) -> int:
-    """Return the batch size, or less for large images: a batch of at most 4 megapixels, whose features fit in memory."""
-    return max(1, min(batch_size, MAX_BATCH_PIXELS // config.image_size**2))
+def fitting_batch(batch_size: int, side: int) -> int:
+    """Return the batch size, or less for large images: a batch of at most 4 megapixels, whose features fit in memory.
+
+    Args:
+        batch_size: images at a time, at least 1.
+        side: of an image in pixels.
+    """
+    return max(1, min(batch_size, MAX_BATCH_PIXELS // side**2))
 
 
 def check_count(name: str, value) -> None:

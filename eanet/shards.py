@@ -105,7 +105,7 @@ class ShardClassifier:
             path = folder / "model.onnx"
             path.write_bytes(model)
             self.model = OnnxModel(path, threads=1)
-        self.batch_size = fitting_batch(BATCH, self.model.config)
+        self.batch_size = fitting_batch(BATCH, self.model.config.image_size)
         self.reader = ImageReader(source, self.model.config)
 
     def __call__(self, batch: dict) -> dict:

@@ -7,12 +7,13 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from conftest import colour_images, write_official
+from conftest import colour_images, tiny_config, write_official
 from PIL import Image
 from training_runs import colours, error_line, finished, main, read_json
 
 from eanet import evaluation
 from eanet.data import Split
+from eanet.export import agreement
 
 
 def test_top_1_and_top_5_count_the_classes_that_score_higher(monkeypatch):
@@ -29,6 +30,40 @@ def test_top_1_and_top_5_count_the_classes_that_score_higher(monkeypatch):
 
     probabilities[:] = 1 / 20  # ties: a model that knows nothing is never right
     assert evaluation.evaluate(None, split)["top5_accuracy"] == 0
+
+
+class LargeImages:
+    """Images of 1024 by 1024 pixels, in a file; at most 4 may be in memory."""
+
+    dtype, shape = np.dtype(np.uint8), (9, 1024, 1024, 3)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        self.read = getattr(self, "read", []) + [len(range(len(self))[rows])]
+        assert self.read[-1] <= 4 and Predictor.answered == sum(self.read[:-1])
+        return np.zeros((self.read[-1], *self.shape[1:]), np.uint8)
+
+
+class Predictor:
+    """Answers 0; counts the images of all of these."""
+
+    config, answered = tiny_config(), 0
+
+    def predict_on_batch(self, images):
+        assert len(images) <= 4
+        Predictor.answered += min(4, 9 - self.answered)
+        return np.eye(3, dtype=np.float32)[np.zeros(len(images), int)]
+
+
+@pytest.mark.parametrize("count", [
+    lambda split: len(evaluation.predict_split(Predictor(), split)), lambda split: agreement._correct(Predictor(), split)
+], ids=["evaluate", "exports"])  # fmt: skip
+def test_large_images_are_read_and_predicted_few_at_a_time(count, monkeypatch):
+    monkeypatch.setattr(Predictor, "answered", 0)
+    split = Split(LargeImages(), np.zeros(9, int), "test")
+    assert count(split) == 9 and split.x.read == [4, 4, 1]
 
 
 def test_calibration_error_is_the_weighted_gap():

@@ -169,14 +169,48 @@ def test_for_8_bits_only_norms_behind_a_convolution_are_folded(changes):
 
 @pytest.mark.parametrize("images", [3, 50, 64])  # batches of one size for any number
 def test_int8_takes_any_number_of_calibration_images(images, colour_model, split, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize, "BATCH", 20)
+    monkeypatch.setattr(eight_bits, "BATCH", 20)
     found, expected = quantize.export_int8(colour_model, tmp_path / "m.onnx", split.x[:images], split)
     assert found >= expected - 1 / 32
-    reader, seen = quantize._Batches(np.arange(images)), []
+    reader, seen = quantize._Batches(np.arange(images), 20), []
     while batch := reader.get_next():
         seen.append(batch[quantize.INPUT])
     assert len({rows.shape for rows in seen}) == 1 and reader.count == sum(map(len, seen))
     assert set(np.concatenate(seen)) == set(range(images))
+
+
+def test_onnx_ranges_are_collected_in_parts_that_fit_in_memory(colour_model, split, tmp_path, monkeypatch):
+    size = eight_bits.feature_bytes(eight_bits.quantization_form(colour_model, colour_model.config))
+    monkeypatch.setattr(eight_bits, "BATCH_BYTES", 5 * size)
+    monkeypatch.setattr(quantize, "COLLECTED_BYTES", 25 * size)
+    parts, batches, set_range, get_next = [], [], quantize._Batches.set_range, quantize._Batches.get_next
+
+    def record(reader, start_index, end_index):
+        parts.append((start_index, end_index))
+        set_range(reader, start_index, end_index)
+
+    def shape(reader):
+        batch = get_next(reader)
+        batches.append(batch and len(batch[quantize.INPUT]))
+        return batch
+
+    monkeypatch.setattr(quantize._Batches, "set_range", record)
+    monkeypatch.setattr(quantize._Batches, "get_next", shape)
+    found, expected = quantize.export_int8(colour_model, tmp_path / "m.onnx", split.x[:60], split)
+    assert found >= expected - 1 / 32
+    assert parts[-3:] == [(0, 4), (4, 8), (8, 12)] and set(batches) == {5, None}  # 12 has no divisor of 5
+
+
+@pytest.mark.parametrize(("images", "part"), [(1000, 20), (999, 10), (450, 5), (49, 1), (0, 1)])
+def test_parts_of_the_calibration_images_have_one_size(images, part):
+    assert quantize._Batches(np.arange(1000), 50).part(images) == part
+
+
+def test_eight_bit_exports_compute_fewer_large_images_at_a_time():
+    small, large = (build_eanet(tiny_config(image_size=size)) for size in (16, 32))
+    ratio = eight_bits.feature_bytes(large) / eight_bits.feature_bytes(small)
+    assert 3.5 < ratio < 4 and eight_bits.batch_size(small) == eight_bits.BATCH
+    assert eight_bits.batch_size(build_eanet(tiny_config(image_size=1024))) < eight_bits.BATCH
 
 
 @pytest.mark.slow

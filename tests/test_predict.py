@@ -180,4 +180,4 @@ def test_classify_holds_one_batch_at_a_time(most_alive, tmp_path):
 
 @pytest.mark.parametrize(("size", "expected"), [(32, 128), (224, 83), (1024, 4)])
 def test_batches_of_large_images_are_small(size, expected):
-    assert fitting_batch(128, tiny_config(image_size=size)) == expected
+    assert fitting_batch(128, size) == expected

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from eanet.cli import UserError
+from eanet.predict import fitting_batch
 
 MAX_DIFFERENCE = {"float32": 2e-4, "float16": 0.02}  # between the probabilities of an export and of Keras
 MAX_LOSS = 0.005  # of top-1 accuracy, for quantized exports; at least one image
@@ -64,6 +65,8 @@ def check_accuracy(path, export, model, split) -> tuple[float, float]:
 
 
 def _correct(predictor, split) -> int:
-    starts = range(0, len(split.y), IMAGES_AT_A_TIME)
-    batches = [(split.x[at : at + IMAGES_AT_A_TIME], split.y[at : at + IMAGES_AT_A_TIME]) for at in starts]
-    return sum(int((np.asarray(predictor.predict_on_batch(x)).argmax(-1) == y).sum()) for x, y in batches)
+    correct, size = 0, fitting_batch(IMAGES_AT_A_TIME, split.x.shape[1])
+    for at in range(0, len(split.y), size):
+        probabilities = np.asarray(predictor.predict_on_batch(split.x[at : at + size]))
+        correct += int((probabilities.argmax(-1) == split.y[at : at + size]).sum())
+    return correct

@@ -9,6 +9,8 @@ import numpy as np
 from eanet.folding import deployment_form, with_biases
 
 FLOAT_WEIGHTS = 0.02  # part of the weights, in the smallest kernels, that stays in float
+BATCH = 50  # images; fewer where their features do not fit in `BATCH_BYTES`
+BATCH_BYTES = 2**30
 
 
 def quantization_form(model, config):
@@ -35,3 +37,13 @@ def smallest_kernels(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     sizes = sorted((math.prod(shape), name) for name, shape in shapes.items())
     held = np.cumsum([size for size, _ in sizes])
     return [name for (_, name), total in zip(sizes, held, strict=True) if total <= FLOAT_WEIGHTS * held[-1]]
+
+
+def batch_size(model) -> int:
+    """Return how many images the exporters compute at a time; they look at all features of a batch."""
+    return max(1, min(BATCH, BATCH_BYTES // feature_bytes(model)))
+
+
+def feature_bytes(model) -> int:
+    """Return the size of all features of one image: the outputs of the layers of `model`, in float32."""
+    return 4 * sum(math.prod(operation.output.shape[1:]) for operation in model.operations)

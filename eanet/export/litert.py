@@ -20,7 +20,7 @@ import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, native_stderr_silenced, require, temporary_folder
 from eanet.export.agreement import MAX_DIFFERENCE, check_accuracy, check_agreement, check_images
-from eanet.export.eight_bits import quantization_form, smallest_kernels
+from eanet.export.eight_bits import batch_size, quantization_form, smallest_kernels
 from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.folding import deployment_form
 from eanet.loaded_model import config_of
@@ -28,7 +28,6 @@ from eanet.loaded_model import config_of
 LITERT_FILE, LITERT_INT8_FILE = "litert/eanet.tflite", "litert/eanet_int8.tflite"
 INSTALL, INSTALL_KERAS = "`pip install ai-edge-litert ai-edge-quantizer`", "`pip install tensorflow keras`"
 METADATA, LABELS = "eanet.json", "labels.txt"
-BATCH = 50
 QUANTIZED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # the rest, the double normalisation too, stays in float
 
 # Of an image classifier; no control flow, and none whose result has a size of its own choice. A file from a stranger with
@@ -95,7 +94,7 @@ def export_litert_int8(model, path, calibration, split, config=None) -> tuple[fl
         for name in QUANTIZED:
             job.add_static_config(_large_kernels(form), qtyping.TFLOperationName[name], 8, 8)
         ranges = job.calibrate({"serving_default": [{"image": np.asarray(calibration[:1], np.float32)}]})
-        _widen(ranges, folder / "float.tflite", calibration)
+        _widen(ranges, folder / "float.tflite", calibration, batch_size(form))
         content = bytes(job.quantize(ranges).quantized_model)
     with atomic_path(path) as temporary:
         temporary.write_bytes(_with_metadata(content, export_metadata(model, config)))
@@ -129,8 +128,8 @@ def _convert(model) -> bytes:
         return (folder / "m.tflite").read_bytes()
 
 
-def _widen(ranges: dict, path: Path, images) -> None:
-    """Set the ranges of activations, in place, to those over all of `images`.
+def _widen(ranges: dict, path: Path, images, size: int) -> None:
+    """Set the ranges of activations, in place, to those over all of `images`, `size` of them at a time.
 
     The quantizer averages the ranges of single images, which cuts off a white background: 75.9% instead of 76.9%.
     """
@@ -140,8 +139,8 @@ def _widen(ranges: dict, path: Path, images) -> None:
     (source,) = interpreter.get_input_details()
     indices = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details()}
     low, high = dict.fromkeys(ranges, np.inf), dict.fromkeys(ranges, -np.inf)
-    for at in range(0, len(images), BATCH):
-        batch = np.asarray(images[at : at + BATCH], np.float32)
+    for at in range(0, len(images), size):
+        batch = np.asarray(images[at : at + size], np.float32)
         interpreter.resize_tensor_input(source["index"], batch.shape)
         interpreter.allocate_tensors()
         interpreter.set_tensor(source["index"], batch)
@@ -163,11 +162,12 @@ def _with_corrected_biases(model, images):
     layers = [layer for layer in copy.layers if type(layer).__name__ in kinds and layer.use_bias]
     layers = [layer for layer in layers if layer.name not in in_float]
     observed = keras.Model(copy.input, {layer.name: layer.input for layer in layers})  # a list of one would become a tensor
-    batches = [observed.predict_on_batch(images[at : at + BATCH]) for at in range(0, len(images), BATCH)]
+    sums, size = dict.fromkeys((layer.name for layer in layers), np.float32(0)), batch_size(model)
+    for at in range(0, len(images), size):
+        for name, values in observed.predict_on_batch(images[at : at + size]).items():
+            sums[name] = sums[name] + np.mean(values, axis=tuple(range(1, values.ndim - 1))).sum(axis=0)
     for layer in layers:
-        inputs = [np.asarray(batch[layer.name]) for batch in batches]
-        sums = [each.mean(axis=tuple(range(1, each.ndim - 1))).sum(axis=0) for each in inputs]
-        mean, (kernel, bias) = np.sum(sums, axis=0) / len(images), layer.get_weights()
+        mean, (kernel, bias) = sums[layer.name] / len(images), layer.get_weights()
         depthwise = type(layer).__name__ == "DepthwiseConv2D"
         kernel = kernel[..., 0] if depthwise else kernel  # (height, width, channels), or (..., in, out)
         scale = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127

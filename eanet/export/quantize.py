@@ -28,7 +28,7 @@ import numpy as np
 
 from eanet.cli import atomic_path, require, temporary_folder
 from eanet.export.agreement import check_accuracy
-from eanet.export.eight_bits import quantization_form, smallest_kernels
+from eanet.export.eight_bits import batch_size, feature_bytes, quantization_form, smallest_kernels
 from eanet.export.metadata import check_output, export_metadata
 from eanet.export.onnx import INSTALL, OnnxModel, save_onnx
 from eanet.export.onnx_graph import INPUT, onnx_graph
@@ -36,7 +36,7 @@ from eanet.loaded_model import config_of
 
 INT8_FILE = "onnx/model_int8.onnx"
 QUANTIZED = ["Conv", "Gemm", "Relu"]  # the rest, the double normalisation too, stays in float
-BATCH = 50
+COLLECTED_BYTES = 2**33  # of features, of which onnxruntime keeps about half until it counts them
 
 
 def export_int8(model, path, calibration, split, config=None) -> tuple[float, float]:
@@ -59,7 +59,8 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
     onnx = require("onnx", INSTALL)
     quantization = require("onnxruntime.quantization", INSTALL)
     path, config = check_output(path), config_of(model, config)
-    graph = _fold_norms(onnx_graph(quantization_form(model, config), {}))
+    form = quantization_form(model, config)
+    graph, batch = _fold_norms(onnx_graph(form, {})), batch_size(form)
     with atomic_path(path) as temporary:
         with _quiet():
             options = dict(
@@ -70,11 +71,13 @@ def export_int8(model, path, calibration, split, config=None) -> tuple[float, fl
                 weight_type=quantization.QuantType.QUInt8,
                 nodes_to_exclude=_float_nodes(graph.graph),
             )
-            quantization.quantize_static(_copy(graph), str(temporary), _Batches(calibration[:BATCH]), **options)
-            _correct_biases(graph, onnx.load(temporary).graph, calibration)
-            method = quantization.CalibrationMethod.Percentile
-            reader = _Batches(calibration)
-            quantization.quantize_static(_copy(graph), str(temporary), reader, calibrate_method=method, **options)
+            quantization.quantize_static(_copy(graph), str(temporary), _Batches(calibration[:batch], batch), **options)
+            reader = _Batches(calibration, batch)
+            _correct_biases(graph, onnx.load(temporary).graph, reader)
+            options["calibrate_method"] = quantization.CalibrationMethod.Percentile
+            # The option's name is of another method; it makes all of them collect batches in parts.
+            options["extra_options"] = {"CalibStridedMinMax": reader.part(COLLECTED_BYTES // feature_bytes(form))}
+            quantization.quantize_static(_copy(graph), str(temporary), reader, **options)
         quantized = onnx.load(temporary)
         _shorten_names(quantized.graph)
         onnx.helper.set_model_props(quantized, export_metadata(model, config))
@@ -117,13 +120,13 @@ def _float_nodes(graph) -> list[str]:
     return smallest_kernels(kernels)
 
 
-def _correct_biases(model, quantized, images) -> None:
+def _correct_biases(model, quantized, reader: _Batches) -> None:
     """Take off each quantized convolution's bias what rounding its kernel adds to the mean of its outputs.
 
     Args:
         model: the float ONNX model; its biases are changed.
         quantized: graph of its quantized form, whose kernels are read.
-        images: to take means over.
+        reader: gives the images to take means over.
     """
     from onnx import numpy_helper
 
@@ -131,7 +134,7 @@ def _correct_biases(model, quantized, images) -> None:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv" and len(node.input) == 3]
     convolutions = [node for node in convolutions if f"{node.input[1]}_quantized" in rounded]  # the others stay in float
-    means = _mean_inputs(model, convolutions, images)
+    means = _mean_inputs(model, convolutions, reader)
     for node in convolutions:
         source, name, bias = node.input
         zero, scale = (rounded[f"{name}_{part}"].reshape(-1, 1, 1, 1) for part in ("zero_point", "scale"))
@@ -143,7 +146,7 @@ def _correct_biases(model, quantized, images) -> None:
         tensors[bias].CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), bias))
 
 
-def _mean_inputs(model, nodes, images) -> dict[str, np.ndarray]:
+def _mean_inputs(model, nodes, reader: _Batches) -> dict[str, np.ndarray]:
     """Return the mean of each channel of the nodes' first inputs, by name."""
     import onnxruntime
 
@@ -154,7 +157,8 @@ def _mean_inputs(model, nodes, images) -> dict[str, np.ndarray]:
     known = {output.name for output in model.graph.output}
     observed.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names if name not in known)
     session = onnxruntime.InferenceSession(observed.SerializeToString(), providers=["CPUExecutionProvider"])
-    reader, sums = _Batches(images), {name: np.float64(0) for name in names}
+    sums = {name: np.float64(0) for name in names}
+    reader.set_range(0, len(reader))
     while (batch := reader.get_next()) is not None:
         for name, values in zip(names, session.run(names, batch), strict=True):
             sums[name] = sums[name] + values.mean(axis=(2, 3)).sum(axis=0)
@@ -167,10 +171,23 @@ class _Batches:
     Its collectors need batches of one size: a few of the first images come again in the last one.
     """
 
-    def __init__(self, images):
-        batches = -(-len(images) // BATCH)
+    def __init__(self, images, size: int):
+        batches = -(-len(images) // size)
         self.count = -(-len(images) // batches) * batches
-        self._images, self._left = images, np.arange(self.count).reshape(batches, -1) % len(images)
+        self._images, self._rows = images, np.arange(self.count).reshape(batches, -1) % len(images)
+        self.set_range(0, batches)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        """Go on with these batches."""
+        self._left = self._rows[start_index:end_index]
+
+    def part(self, images: int) -> int:
+        """Return the largest number of batches that divides theirs and has at most so many images, or else is 1."""
+        numbers = range(1, len(self) + 1)
+        return max(n for n in numbers if n == 1 or len(self) % n == 0 and n * self._rows.shape[1] <= images)
 
     def get_next(self) -> dict | None:
         if not len(self._left):
