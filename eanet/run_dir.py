@@ -137,6 +137,7 @@ def _new_settings(config: TrainConfig, architecture: EANetConfig, dataset: Datas
         "dataset": dataset.name,
         "num_images": len(dataset.train),
         "data_crc32": dataset.train.checksum(),
+        "data_listing_crc32": listing_checksum(config.data),
         "config": dataclasses.replace(architecture, id2label=dict(enumerate(dataset.labels))).to_dict(),
         "initial_weights_crc32": weights_checksum(initial) if initial else None,
         "parent_run": recorded_training(initial) if initial else None,
@@ -293,8 +294,9 @@ def _shown(value) -> str:
 
 
 def _on_same_data(settings: dict, *records: dict | None) -> list[dict]:
-    """Return the runs behind the models of `records` that were trained on the images of `settings`."""
-    return [run for record in records for run in lineage(record) if run.get("data_crc32") == settings["data_crc32"]]
+    """Return the runs behind the models of `records` that were trained on the images of `settings`, at any size."""
+    known = {(key, settings[key]) for key in ("data_crc32", "data_listing_crc32") if settings.get(key) is not None}
+    return [run for record in records for run in lineage(record) if known & {(key, run.get(key)) for key, _ in known}]
 
 
 def _check_validation_split(config: TrainConfig, settings: dict) -> None:

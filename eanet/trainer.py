@@ -76,8 +76,7 @@ def train(config: TrainConfig) -> dict | None:
 @one_process
 def _train(config: TrainConfig, processes: Processes) -> dict | None:
     if results := processes.share(finished_results(config)):
-        epochs, further = results["training"]["epochs"], f"use init_from {config.output} and another folder"
-        _log(f"output {config.output}: already complete, {epochs} epochs; to train its weights further, {further}")
+        _log(f"output {config.output}: {_complete(results['training'], config.output)}")
         return results if processes.is_main else None
     keep_freed_memory()
     processes.mirror(config.output, (SETTINGS_FILE, CHECKPOINT_FILE))
@@ -436,6 +435,7 @@ def _training_record(run: Run, num_images: int, history: dict, elapsed: float, m
         "epochs": len(history["loss"]),
         "num_images": num_images,
         "data_crc32": run.settings["data_crc32"],
+        "data_listing_crc32": run.settings["data_listing_crc32"],
         "stratified": run.settings.get("stratified", False),
         "init_from": run.settings["recipe"]["init_from"],
         "parent_run": parent_run(run.settings),
@@ -459,6 +459,14 @@ def training_summary(results: dict, folder) -> str:
         f"written to {folder}: the model, {REPORT_MD}, figures/, {RESULTS_FILE}, {HISTORY_FILE}, logs/\n"
         f"next: python inference.py IMAGE --model {shlex.quote(str(folder))}"
     )
+
+
+def _complete(training: dict, output) -> str:
+    """Say that there is nothing left to train, and what else can be done."""
+    epochs = training["epochs"]
+    if epochs < (planned := training.get("recipe", {}).get("epochs", epochs)):
+        return f"stopped after {epochs} of {planned} epochs, as stop_after says; without it, the same command resumes"
+    return f"already complete, {epochs} epochs; to train its weights further, use init_from {output} and another folder"
 
 
 def _log(text: str) -> None:

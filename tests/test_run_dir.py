@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from conftest import write_official
+from PIL import Image
 from training_runs import RECIPE, colours, error_line, files_in, main, quick_runs, read_json, train_config, two_epochs
 
 from eanet.cli import write_json
@@ -210,8 +211,6 @@ def test_lineage_is_oldest_first_whatever_its_key():
 
 @pytest.fixture
 def class_folders(tmp_path):
-    from PIL import Image
-
     for label, colour in (("red", (200, 40, 40)), ("green", (40, 180, 60))):
         (tmp_path / "images" / "train" / label).mkdir(parents=True)
         for i in range(10):
@@ -248,3 +247,21 @@ def test_fine_tuning_on_the_same_data_holds_out_the_same_images(class_folders, t
         tmp_path / "new",
     )
     assert prepare_run(train_config(*options)).dataset.stratify == bool(stratified)
+
+
+@pytest.mark.parametrize("changes", [("--image-size", 48), ("--resize", "crop")])
+@pytest.mark.parametrize("split", [("--seed", 4), ("--validation-split", 0.1)])
+def test_validation_images_must_be_new_to_the_initial_weights_at_any_size(
+    class_folders, tmp_path, tiny_folder, changes, split
+):
+    """Resized to other pixels, the images of the parent run are still the same."""
+    wide = Image.linear_gradient("L").rotate(90).resize((64, 32))
+    wide.save(class_folders / "train" / "red" / "wide.png")
+    parent, options = shutil.copytree(tiny_folder, tmp_path / "parent"), ["--data", class_folders, "--output"]
+    settings = prepare_run(train_config(*options, tmp_path / "a", "--preset", "tiny", "--seed", 3)).settings
+    training = {name: settings[name] for name in ("data_crc32", "data_listing_crc32", "stratified", "recipe")}
+    write_json(parent / "eval_results.json", {"training": {"seed": 3, **training}})
+    options += [tmp_path / "new", "--init-from", parent, "--seed", 3, *changes]
+    assert prepare_run(train_config(*options)).settings["data_crc32"] != settings["data_crc32"]
+    with pytest.raises(UserError, match="overlaps the images that the initial weights .* use seed 3 and validation_split"):
+        prepare_run(train_config(*options, *split))

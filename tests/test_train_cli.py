@@ -90,6 +90,7 @@ def test_eval_results_have_the_documented_schema():
             "init_from": None,
             "parent_run": None,
             "data_crc32": settings["data_crc32"],
+            "data_listing_crc32": settings["data_listing_crc32"],
             "stratified": False,
             "backend": f"tensorflow {tf.__version__}",
             "final_loss": read_json(finished()[0] / "history.json")["loss"][-1],
