@@ -183,13 +183,13 @@ def main(argv=None) -> int:
         print(json.dumps(inspect(dataset)))
         return 0
     prepare_tensorflow()
+    check_backend()
     if args.export:
         from eanet.saving import add_saved_model
 
         add_saved_model(args.export)
         print(f"wrote the SavedModel in {args.export}")
         return 0
-    check_backend()
     if args.evaluate_only:
         from eanet.evaluation import evaluate_model, summary
 
@@ -200,7 +200,10 @@ def main(argv=None) -> int:
         from eanet.trainer import train, training_summary
 
         config = config_from_args(args)
-        results = train(config)
+        try:
+            results = train(config)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command resumes after the last completed epoch") from None
         if results is None:  # process 0 reports
             return 0
         if not args.json:
@@ -211,4 +214,4 @@ def main(argv=None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, interrupted="stopped; the same command resumes after the last completed epoch"))
+    sys.exit(run(main))

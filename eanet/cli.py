@@ -284,11 +284,21 @@ def nonempty_path(text: str) -> Path:
 # TensorFlow's messages ------------------------------------------------------------------------------------------------
 
 
+def keras_backend() -> str:
+    """Return the name of the backend that Keras will use: KERAS_BACKEND, else that of its keras.json, else TensorFlow."""
+    home = os.path.expanduser("~")
+    folder = os.environ.get("KERAS_HOME", os.path.join(home if os.access(home, os.W_OK) else "/tmp", ".keras"))
+    name = os.environ.get("KERAS_BACKEND")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        name = name or json.loads(Path(folder, "keras.json").expanduser().read_text())["backend"]
+    return str(name or "tensorflow")
+
+
 def check_backend() -> None:
-    """Raise UserError if the package of Keras' backend, which KERAS_BACKEND names, is not installed."""
-    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    """Raise UserError if the package of Keras' backend (`keras_backend`) is not installed."""
+    name = keras_backend()
     if name not in ("tensorflow", "jax", "torch"):
-        raise UserError(f"KERAS_BACKEND={printable(name)}: must be tensorflow, jax or torch")
+        raise UserError(f"Keras backend {printable(name)}: set KERAS_BACKEND to tensorflow, jax or torch")
     if importlib.util.find_spec("keras") and importlib.util.find_spec(name) is None:
         raise UserError(f"{name} is not installed; `pip install {name}`, or set KERAS_BACKEND to another backend of Keras")
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from eanet.cli import UserError, first_line, printable, require, temporary_folder
+from eanet.cli import UserError, first_line, keras_backend, printable, require, temporary_folder
 from eanet.peers import Peers, Place
 from eanet.train_config import TrainConfig
 
@@ -210,7 +210,7 @@ def joined(config: TrainConfig, facts: dict):
     if not config.distribute:
         yield config, ALONE
         return
-    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    name = keras_backend()
     if name != "jax":
         raise UserError(
             f"distribute: needs Keras on JAX (KERAS_BACKEND=jax); with {name}, Keras 3 trains on one device only"

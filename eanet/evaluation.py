@@ -168,9 +168,6 @@ def evaluate_model(name, data, split: str | None = None, *, image_column=None, l
     labels = tuple(config.id2label.values())
     columns = dict(image_column=image_column, label_column=label_column)
     dataset = load_dataset(data, config, **columns, strict=strict, labels=labels, need_train=False)
-    if labels != dataset.labels:  # CIFAR comes with its own order
-        other = sorted(set(labels) ^ set(dataset.labels)) or ["in another order"]
-        raise UserError(f"data {data or 'CIFAR-100'}: its classes are not those of {name} ({other[0]})")
     images = _split_of(dataset, split, data)
     covered = len(np.unique(images.y))
     if covered < len(labels):

@@ -94,6 +94,29 @@ def test_status_of_main_is_returned(returned, status, monkeypatch):
     assert run(None, monkeypatch, status=returned) == status
 
 
+@pytest.mark.parametrize(("variable", "content", "expected"), [
+    (None, None, "tensorflow"),
+    ("", '{"backend": "jax"}', "jax"),
+    ("torch", '{"backend": "jax"}', "torch"),
+    (None, "{}", "tensorflow"),
+    (None, "damaged", "tensorflow"),
+    (None, '["jax"]', "tensorflow"),
+])  # fmt: skip
+def test_the_backend_is_the_one_that_keras_takes(variable, content, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("KERAS_BACKEND", variable)
+    if content:
+        (tmp_path / ".keras").mkdir()
+        (tmp_path / ".keras/keras.json").write_text(content)
+    assert cli.keras_backend() == expected
+    if content:
+        monkeypatch.setenv("KERAS_HOME", str((tmp_path / ".keras").rename(tmp_path / "elsewhere")))
+        assert cli.keras_backend() == expected
+
+
 # ------------------------------------------------------------------------------------------------------------- files
 
 

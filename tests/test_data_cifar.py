@@ -363,3 +363,14 @@ def test_images_are_resized_for_a_model_of_another_size(official):
     assert small.train.x.shape == (192, 16, 16, 3) and small.test.x.shape == (48, 16, 16, 3)
     np.testing.assert_array_equal(small.train.x[7], load_image(dataset.train.x[7], tiny_config(image_size=16)))
     np.testing.assert_array_equal(small.train.y, dataset.train.y)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"), [(("red", "green", "violet"), "blue"), (("green", "red", "blue"), "in another")]
+)
+def test_classes_of_a_model_must_be_those_of_the_data(labels, named, tmp_path):
+    """CIFAR is read with the classes that it names, in its own order."""
+    folder = write_official(tmp_path / "cifar")
+    with pytest.raises(UserError, match=f"data {folder}: its classes are not those of the model .{named}"):
+        load_dataset(str(folder), tiny_config(), labels=labels)
+    assert load_dataset(str(folder), tiny_config(), labels=LABELS).labels == LABELS

@@ -122,7 +122,7 @@ def test_other_classes(tmp_path):
     other = write_official(tmp_path / "other", labels=("red", "green", "violet"))
     status, out, err = main("--evaluate-only", "--model", finished()[0], "--data", other)
     line = error_line(status, err)
-    assert f"data {other}: its classes are not those of {finished()[0]} (blue)" in line
+    assert f"data {other}: its classes are not those of the model (blue)" in line
     assert out == ""
 
 

@@ -159,14 +159,14 @@ def test_a_missing_model_is_one_line(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_says_that_nothing_was_written(monkeypatch, capsys):
+def test_ctrl_c_says_what_is_not_written(monkeypatch, capsys):
     def interrupt(argv=None):
         raise KeyboardInterrupt
 
     from eanet import cli
 
     assert cli.run(interrupt, interrupted=export_command.INTERRUPTED) == 130
-    assert capsys.readouterr().err.endswith("stopped; nothing was written\n")
+    assert capsys.readouterr().err.endswith("stopped; the file that was being made is not written\n")
 
 
 # Writing --------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ def test_litert_lists_its_labels(exported):
         dict(shared_memory=True, head_dims=(2, 3), slots=(9, 9), norm="layer", activation="gelu_tanh"),
         dict(tokenizer="patch", patch_size=4, position_embedding=True, norm="layer", activation="gelu"),
         dict(inner_norm=True, redundant_bias=False),
+        dict(patch_size=16),  # 2x2 tokens, then one
         dict(
             embed_dims=(8, 12, 16), depths=(1, 1, 1), num_heads=(1, 2, 4), slots=(4, 1, 3), head_dims=(2, 3, 4), patch_size=1
         ),

@@ -1,5 +1,6 @@
 """The command line of train.py: its output, its usage errors, and where it runs."""
 
+import importlib
 import json
 import os
 import shlex
@@ -201,6 +202,27 @@ def test_exporting_does_not_ask_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: pytest.fail("asked the Hub"))
     status, _, err = main("--export", "runs/small")
     assert "runs/small: no such folder" in error_line(status, err)
+
+
+def test_exporting_names_a_backend_that_is_not_installed(tiny_folder, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    status, _, err = main("--export", tiny_folder)
+    assert "Keras backend theano: set KERAS_BACKEND to tensorflow, jax or torch" in error_line(status, err)
+
+
+@pytest.mark.parametrize(("module", "function", "options", "message"), [
+    ("eanet.trainer", "train", [], "stopped; the same command resumes after the last completed epoch"),
+    ("eanet.evaluation", "evaluate_model", ["--evaluate-only", "--model", "."], "stopped"),
+    ("eanet.saving", "add_saved_model", ["--export", "."], "stopped"),
+    ("eanet.data", "inspect", ["--inspect", "--data", ROOT / "samples"], "stopped"),
+])  # fmt: skip
+def test_ctrl_c_says_how_to_go_on(module, function, options, message, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(module), function, interrupt)
+    monkeypatch.setattr("eanet.data.load_dataset", lambda *args, **kwargs: None)
+    assert main(*options) == (130, "", f"\ntrain.py: {message}\n")
 
 
 def test_exporting_needs_the_tensorflow_backend(tiny_folder, monkeypatch):

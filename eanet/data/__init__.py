@@ -100,10 +100,13 @@ def load_dataset(
         OSError: it cannot be read.
     """
     check_data_path(path)
-    path = download_cifar100() if path is None else path
+    given, path = path or "CIFAR-100", download_cifar100() if path is None else path
     options = dict(image_column=image_column, label_column=label_column, strict=strict, labels=labels)
     dataset = load_hub(path, config, **options) if is_repo_id(path) else _load_local(Path(path), config, options)
     dataset.name = name or dataset.name
+    if labels is not None and tuple(labels) != tuple(dataset.labels):  # CIFAR comes with its own
+        other = sorted(set(labels) ^ set(dataset.labels)) or ["in another order"]
+        raise UserError(f"data {given}: its classes are not those of the model ({other[0]})")
     if dataset.train is None and need_train:
         raise UserError(f"{path}: no training images in it, only a {'test' if dataset.test else 'validation'} split")
     count_repeated(dataset)

@@ -27,7 +27,7 @@ from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
 
 ROOT = Path(os.path.abspath(__file__)).parents[2]  # holds a model unless eanet is installed as a package
-INTERRUPTED = "stopped; nothing was written"
+INTERRUPTED = "stopped; the file that was being made is not written"
 
 
 def parse_args(argv=None) -> argparse.Namespace:

@@ -196,7 +196,7 @@ def _flat_graph(model):
             x = ops.reshape(x, (-1, *shape[1:]))
             grid = shape[1:3]  # the last of them has made it one
         elif kind == "Reshape" and len(shape) == 3:
-            grid = x.shape[1:3] if len(given[0].shape) == 4 and given[0].shape[1] != shape[1] else grid
+            grid = x.shape[1:3] if operation.name.endswith("_tokens") else grid
             x = ops.reshape(x, (-1, *grid, shape[-1]))
         elif kind == "Reshape":
             x = ops.reshape(x, (-1, *shape[1:])) if tuple(x.shape[1:]) != tuple(shape[1:]) else x
