@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections import Counter
 
 from eanet.cli import UserError
 from eanet.data.decode import Sample
-from eanet.data.files import File, Folder, LeftOut, looks_like_image
+from eanet.data.files import File, Folder, LeftOut, looks_like_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.table_columns import LABEL_COLUMNS, plain_name
 from eanet.data.table_files import SEVERAL, cell_text
@@ -28,35 +30,62 @@ def list_pairs(root: Folder, left_out: LeftOut, certain: bool) -> Listing | None
         The listing, or None if the classes are not told so.
     """
     files = root.walk()
-    images = {_key(file): file for file in files if looks_like_image(file)}
+    images = [file for file in files if looks_like_image(file)]
     for suffix in LABEL_SUFFIXES:
-        named = {key: file for file in files if file.suffix == suffix and (key := _key(file)) in images}
+        named = _label_files(images, [file for file in files if file.suffix == suffix])
         if certain and suffix != ".cls":
-            named = {key: file for key, file in named.items() if callable(file.source)}
-        if len(named) < max(2, ALMOST_ALL * len(images)):
+            named = {image: file for image, file in named.items() if callable(file.source)}
+        stems = set(map(_stem, named))
+        # Next to 07.jpg, a 07.mask.png is no image of its own.
+        enough = ALMOST_ALL * sum(image in named or _key(image) not in stems for image in images)
+        if len(named) < max(2, enough):
             continue
-        labels = {key: label for key, file in named.items() if (label := _label(file))}
+        labels = {file: label for file in dict.fromkeys(named.values()) if (label := _label(file))}
         several = len(set(labels.values())) > 1
         # Text is a caption, unless the same words come again.
         repeated = (
             suffix != ".txt" or len(set(labels.values())) <= len(labels) / 2 and not any(map(_is_box, labels.values()))
         )
-        if several and repeated and len(labels) >= ALMOST_ALL * len(images):
-            return _listing(files, images, named, labels, left_out)
+        labelled = {image: labels[file] for image, file in named.items() if file in labels}
+        if several and repeated and len(labelled) >= enough:
+            return _listing(files, labelled, left_out)
     return None
 
 
-def _listing(files: list[File], images: dict, named: dict, labels: dict, left_out: LeftOut) -> Listing:
+def _label_files(images: list[File], files: list[File]) -> dict[File, File]:
+    """Return the file that goes with each image: 07.json or 07.jpg.json with 07.jpg, 07.a.json with 07.a.jpg.
+
+    WebDataset divides names at the first dot. So other files go with the only image of that name, and 07.json with all of
+    07.left.jpg and 07.right.jpg, unless there is a 07.jpg.
+    """
+    by_stem, by_key = {_stem(file): file for file in files}, {_key(file): file for file in files}
+    own = {image: file for image in images if (file := by_stem.get(image.parts) or by_stem.get(_stem(image)))}
+    taken, count = set(own.values()), Counter(map(_key, images))
+    found = {}
+    for image in images:
+        key = _key(image)
+        shared = by_stem.get(key) or (by_key.get(key) if count[key] == 1 else None)
+        if file := own.get(image) or (shared if shared not in taken else None):
+            found[image] = file
+    return found
+
+
+def _listing(files: list[File], labels: dict[File, str], left_out: LeftOut) -> Listing:
     samples: dict[str, list[Sample]] = {}
-    for key, label in labels.items():
-        file = images[key]
+    for file, label in labels.items():
         samples.setdefault(_split(file), []).append(Sample(file.path, file.source, label))
-    for key in images.keys() - labels.keys():
-        left_out.add(images[key].path, "no label: no file next to it tells its class")
+    keys = set(map(_key, filter(looks_like_image, files)))
     for file in files:
-        if not looks_like_image(file) and file is not named.get(_key(file)) and file.suffix not in LABEL_SUFFIXES:
-            left_out.add(file.path, f"not an image ({file.suffix})")
+        if looks_like_image(file):
+            if file not in labels:
+                left_out.add(file.path, "no label: no file next to it tells its class")
+        elif file.suffix not in LABEL_SUFFIXES or _key(file) not in keys:
+            left_out.add(file.path, not_an_image(file))
     return Listing({split: samples[split] for split in ORDER if split in samples})
+
+
+def _stem(file: File) -> tuple[str, ...]:
+    return (*file.parts[:-1], os.path.splitext(file.name)[0])
 
 
 def _key(file: File) -> tuple[str, ...]:
