@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -46,8 +47,8 @@ from eanet.cli import (
     run,
 )
 from eanet.machine import available_cores
-from eanet.shards import ShardClassifier, close_job, open_job
-from eanet.sources import Source, is_url, list_source
+from eanet.shards import ShardClassifier, close_job, open_job, shard_name
+from eanet.sources import Source, filesystem, is_url, list_source, one_line
 from modeling_eanet import CONFIG_FILE
 
 ROOT = Path(os.path.abspath(__file__)).parents[1]  # holds a model unless eanet is installed as a package
@@ -106,7 +107,7 @@ def predict_many(
     listed = list_source(source, image_column)
     destination = destination if is_url(destination) else os.path.abspath(destination)
     root = listed.root if is_url(listed.root) else os.path.normpath(listed.root)
-    if listed.column is not None and f"{destination}/".startswith(f"{root}/"):
+    if listed.column is not None and _is_inside(destination, root):
         raise UserError(f"{printable(destination)}: is inside the source; use another folder")
     job = _describe(listed, root, content, top_k, shard_size)
     finished = open_job(destination, job)
@@ -122,6 +123,20 @@ def predict_many(
                     images, errors = images + int(result["images"]), errors + int(result["errors"])
     close_job(destination)
     return Summary(images, errors, before)
+
+
+def _is_inside(destination: str, root: str) -> bool:
+    """Return whether the files of a job would be listed as those of its source."""
+    from fsspec.utils import glob_translate
+
+    with one_line(printable(destination), "cannot be written"):
+        (files, inner), (others, outer) = filesystem(destination), filesystem(root)
+    if files.protocol != others.protocol:
+        return False
+    inner, outer = inner.rstrip("/"), outer.rstrip("/")
+    if is_url(root) and glob.has_magic(outer):
+        return re.fullmatch(glob_translate(outer), f"{inner}/{shard_name(0)}") is not None
+    return f"{inner}/".startswith(f"{outer}/")
 
 
 def _describe(listed: Source, root: str, model: bytes, top_k: int, shard_size: int) -> dict:

@@ -223,6 +223,33 @@ def test_bad_input_is_one_line(ray, photos, tmp_path, monkeypatch, capsys, args,
     assert message in only_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    "source, destination, inside",
+    [
+        ("memory://tables/in/", "memory://tables/in/out", True),
+        ("memory://tables/in", "memory://tables/in/out/", True),
+        ("memory://tables/in/", "memory://tables/in/", True),
+        ("memory://tables/in/*.parquet", "memory://tables/in/out", False),
+        ("memory://tables/in/**/*.parquet", "memory://tables/in/out", True),
+        ("memory://tables/in", "memory://tables/into", False),
+        ("file://{}/tables/", "file://{}/tables/out", True),
+        ("file://{}/tables/", "{}/tables/out", True),
+        ("{}/tables/", "file://{}/tables/out/", True),
+        ("{}/tables", "memory://{}/tables/out", False),
+    ],
+)
+def test_a_destination_that_the_source_would_list_is_refused(ray, tmp_path, capsys, source, destination, inside):
+    table = write_table(tmp_path / "tables/t.parquet", 1)
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/tables/in/t.parquet", table.read_bytes())
+    source, destination = source.format(tmp_path), destination.format(tmp_path)
+    for _ in range(2):  # with its own output in the source, the second run would fail
+        assert run(source, destination) == (2 if inside else 0)
+        message = f"{destination}: is inside the source; use another folder"
+        assert not inside or message in only_line(capsys.readouterr().err)
+    memory.rm("/tables", recursive=True)
+
+
 def test_without_ray_it_says_how_to_get_it(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert run(tmp_path, tmp_path / "out") == 2
