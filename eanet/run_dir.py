@@ -60,6 +60,18 @@ class Run:
     processes: Processes = ALONE
 
 
+def check_outside_data(config: TrainConfig) -> None:
+    """Raise UserError if the run folder is inside the folder of the data, and would be read with it."""
+    if config.data is None or not os.path.isdir(config.data):
+        return
+    for resolve in (os.path.abspath, os.path.realpath):  # folders that are linked into the data are read too
+        if Path(resolve(config.data)) in Path(resolve(config.output)).parents:
+            hint = "name a folder outside it"
+            if (config.output / SETTINGS_FILE).is_file():
+                hint = "move this run out of it, and name its new folder"
+            raise UserError(f"output {config.output}: is inside data {config.data}, and would be read with it; {hint}")
+
+
 def prepare_run(config: TrainConfig, processes: Processes = ALONE) -> Run:
     """Check the options against the run folder, the data and the parent run. Writes nothing and imports no TensorFlow.
 

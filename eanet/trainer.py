@@ -36,6 +36,7 @@ from eanet.run_dir import (
     Checkpoint,
     Run,
     TensorBoardLog,
+    check_outside_data,
     compared_options,
     finished_results,
     parent_run,
@@ -65,9 +66,10 @@ def train(config: TrainConfig) -> dict | None:
         The contents of eval_results.json; None in processes that train with another, which has written them.
 
     Raises:
-        UserError: bad data, an output folder of another run, or a loss that is not finite.
+        UserError: bad data, an output folder of another run or inside the data, or a loss that is not finite.
         OSError: the folder cannot be written. The checkpoint and earlier results stay as they were.
     """
+    check_outside_data(config)
     repeat_gpu_results()
     with joined(config, compared_options(config)) as (config, processes):
         return _train(config, processes)

@@ -28,8 +28,9 @@ from training_runs import (
 
 import train
 from eanet import evaluation, saving
-from eanet.run_dir import recipe_of
+from eanet.run_dir import check_outside_data, recipe_of
 from eanet.saving import model_checksum
+from eanet.train_config import TrainConfig
 from modeling_eanet import from_pretrained_keras
 
 # What a run writes ----------------------------------------------------------------------------------------------------
@@ -167,6 +168,51 @@ def test_options_without_effect_are_refused(options, expected):
 def test_inspecting_takes_the_options_of_the_run(tmp_path):
     status, out, _ = main("--data", colours(), "--epochs", 3, "--output", tmp_path / "run", "--inspect")
     assert status == 0 and json.loads(out)["classes"] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "output"),
+    [
+        (".", [], "runs/tiny"),
+        ("../images", ["--output", "run"], "run"),
+        (".", ["--output", "../link/runs/a"], "../link/runs/a"),
+        ("../link", ["--output", "cat/run"], "cat/run"),
+        (".", ["--output", "elsewhere/run"], "elsewhere/run"),  # a link out of the data, which is followed
+    ],
+)
+def test_a_run_inside_its_data_is_refused(tmp_path, monkeypatch, data, options, output):
+    for name in ("images/cat", "images/dog", "other"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("images")
+    (tmp_path / "images" / "elsewhere").symlink_to("../other")
+    monkeypatch.chdir(tmp_path / "images")
+    before = sorted(tmp_path.rglob("*"))
+    for command in (
+        ["--data", data, "--preset", "tiny", *options],
+        ["--data", data, "--preset", "tiny", "--resume", *options],
+    ):
+        line = error_line(*main(*command)[::2])
+        assert line.endswith(f"output {output}: is inside data {data}, and would be read with it; name a folder outside it")
+    assert sorted(tmp_path.rglob("*")) == before
+    Path(output).mkdir(parents=True)
+    Path(output, "settings.json").touch()
+    assert error_line(*main(*command)[::2]).endswith("; move this run out of it, and name its new folder")
+
+
+@pytest.mark.parametrize("data", [None, "images/set.csv", "user/name"])
+def test_a_run_is_not_inside_data_that_is_no_folder(tmp_path, monkeypatch, data):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "set.csv").touch()
+    monkeypatch.chdir(tmp_path)
+    for output in ("images/run", "images/set.csv/run", "user/name/run", "image"):
+        check_outside_data(TrainConfig(data=data, output=output))
+    check_outside_data(TrainConfig(data="images", output="images-2/run"))
+
+
+def test_data_is_inspected_where_its_runs_would_be(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_official(tmp_path / "data"))
+    status, out, _ = main("--data", ".", "--inspect")
+    assert status == 0 and json.loads(out)["classes"] and not Path("runs").exists()
 
 
 def test_missing_data(tmp_path):
