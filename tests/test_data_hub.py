@@ -2,6 +2,7 @@
 
 import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -75,6 +76,53 @@ def test_clone_with_shards(tmp_path):
 def test_shard_tells_its_split(tmp_path, name, expected):
     write(tmp_path / "set" / name)
     assert sizes(load(tmp_path / "set", need_train=False)) == expected
+
+
+def draw(root, *names):
+    for seed, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(seed))
+
+
+@pytest.mark.parametrize("shard", ["data/train.parquet", "train.parquet"])
+@pytest.mark.parametrize("images", [["banner.png"], ["assets/banner.png"], ["assets/banner.png", "assets/scheme.png"]])
+def test_shards_next_to_images_without_labels(tmp_path, shard, images):
+    draw(tmp_path, *images)
+    write(tmp_path / shard)
+    assert (load(tmp_path).labels, sizes(load(tmp_path))) == (("green", "red"), (6, None, None, 0))
+    assert load(tmp_path, image_column="img", label_column="label").labels == ("green", "red")
+
+
+def test_images_with_labels_next_to_shards(tmp_path):
+    draw(tmp_path, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    write(tmp_path / "copy.parquet")
+    for name in ("embeddings", "damaged"):
+        write_columns(tmp_path / f"{name}.parquet", id=list(range(10)), label=[0, 1] * 5)
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and nothing else")
+    assert (load(tmp_path).labels, sizes(load(tmp_path))) == (("cat", "dog"), (6, None, None, 3))
+    (tmp_path / "damaged.parquet").unlink()
+    draw(tmp_path, "more.png")  # as many images as rows, at least
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
+def test_images_with_labels_next_to_more_in_shards(tmp_path):
+    draw(tmp_path, *(f"assets/{theme}/{i}.png" for theme in ("dark", "light") for i in range(2)))
+    write(tmp_path / "data" / "train.parquet")
+    kinds = "4 image files with labels and Parquet files with 6 images"
+    assert error_of(tmp_path) == f"{tmp_path}: holds {kinds}; give a folder with only one of the two"
+    assert sizes(load(tmp_path / "data")) == (6, None, None, 0)
+
+
+def test_shards_next_to_an_image_that_cannot_be_read(tmp_path):
+    draw(tmp_path, "assets/banner.png")
+    write(tmp_path / "data" / "train.parquet")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("assets/banner.png", "data/train.parquet"):
+            archive.write(tmp_path / name, name)
+    assert error_of(tmp_path / "set.zip").endswith("set.zip: Parquet files in an archive are not read; unpack it")
+    (tmp_path / "set.zip").unlink()
+    (tmp_path / "data" / "train.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "run `git lfs pull`" in error_of(tmp_path)
 
 
 def test_shard_alone(tmp_path):

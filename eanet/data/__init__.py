@@ -36,7 +36,7 @@ from eanet.data.pairs import list_pairs
 from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, count_repeated, split_validation
 from eanet.data.storage import DiskImages
-from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, parquet_columns
+from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, count_images, parquet_columns
 from eanet.data.tables import apply_split_lists, label_splits, list_tables
 from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
@@ -128,17 +128,41 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         tree = _opened(tree, archives, str(path), left_out) if archives else tree
         archives = _archives_in(tree)
     shards = find_shards(tree, str(path))
-    if shards and not any(map(looks_like_image, tree.walk())):
+    expand_tables(tree)
+    if shards and _holds_images(shards, tree, str(path), options):
         if any(callable(source) for found in shards.values() for source in found):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
     if found := find_cifar(tree):
         return resize_splits(load_cifar(path, *found), config)
-    expand_tables(tree)
     listing = _find_images(tree, str(path), left_out, options)
     name_classes(listing, tree, left_out, options["labels"])
     strict, labels = options["strict"], options["labels"]
     return build_dataset(listing, str(path), name_of(path), config, left_out, strict=strict, labels=labels)
+
+
+def _holds_images(shards: dict[str, list], tree: Folder, where: str, options: dict) -> bool:
+    """Return whether Parquet files are the data set: there are no image files, or only some without labels, as in a README.
+
+    Raises:
+        UserError: the image files have labels too, and are fewer.
+    """
+    images = sum(map(looks_like_image, tree.walk()))
+    if not images:
+        return True
+    rows = count_images(source for found in shards.values() for source in found)
+    if rows is not None and rows <= images:
+        return False
+    try:
+        listing = _find_images(tree, where, LeftOut(), options)
+    except UserError:
+        return True
+    if len({sample.label for samples in listing.samples.values() for sample in samples}) < 2:
+        return True
+    if rows is not None:
+        kinds = f"{images:,} image files with labels and Parquet files with {rows:,} images"
+        raise UserError(f"{where}: holds {kinds}; give a folder with only one of the two")
+    return False
 
 
 def _scan(path: Path, left_out: LeftOut) -> Folder:

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from eanet.cli import UserError, first_line, require
 from eanet.data.files import MAX_DENSE_BYTES, MAX_EXPANSION, File
@@ -274,3 +274,17 @@ def parquet_columns(path: str) -> list[tuple[str, str]]:
         return "other" if types.is_nested(arrow_type) else "cell"
 
     return [(field.name, kind(field.type)) for field in schema]
+
+
+def count_images(sources: Iterable) -> int | None:
+    """Return the number of rows of Parquet files that have a column of images; None if a file cannot be read as Parquet."""
+    count = 0
+    for source in sources:
+        try:
+            if callable(source):  # in an archive
+                return None
+            if "image" in dict(parquet_columns(source)).values():
+                count += require("pyarrow.parquet", PARQUET_HINT).read_metadata(source).num_rows
+        except UserError:
+            return None
+    return count
