@@ -5,8 +5,8 @@
     python -m eanet.predict_many user/dataset predictions               a data set of the Hub
     python -m eanet.predict_many SOURCE DESTINATION --address auto      on the Ray cluster that this machine belongs to
 
-SOURCE holds image files, or Parquet files with a column of image bytes. `hf://datasets/user/name/data/test-*` and other
-patterns choose files of a URL.
+SOURCE holds image files, or Parquet files with a column of image bytes; where it holds both, --image-column chooses these.
+`hf://datasets/user/name/data/test-*` and other patterns choose files of a URL.
 
 DESTINATION gets Parquet files with the columns path, label, score, predictions (a list of label and score) and error. An
 image that cannot be read is a row with an error. After a stop, the same command goes on from the finished files.

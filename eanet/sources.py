@@ -82,35 +82,41 @@ def list_source(place: str, image_column: str | None = None) -> Source:
         image_column: of Parquet files; None to find it by its type, binary or a struct with `bytes`.
 
     Returns:
-        Its image files in order of name, or those of its Parquet files if it has no other. Hidden files are left out.
+        Its image files in order of name, or the rows of its Parquet files. Hidden files are left out.
 
     Raises:
-        UserError: there is nothing, or a Parquet file is damaged or has no such column.
+        UserError: there is nothing, or both; or a Parquet file is damaged or has no such column.
         OSError: it cannot be read.
     """
     from eanet.data.hub import is_repo_id
 
     source, name = Source(place, os.getcwd(), None), printable(place)
     if os.path.exists(place):
-        files = _find_local(place)
+        images, tables = _find_local(place)
     elif is_url(place) or is_repo_id(place):
         source = source if is_url(place) else dataclasses.replace(source, place=f"hf://datasets/{place}")
         with one_line(name, "cannot be listed"):
-            files = _find_remote(*filesystem(source.place))
+            images, tables = _find_remote(*filesystem(source.place))
     else:
         raise UserError(f"{name}: no such file or folder")
-    if not files:
+    if not images and not tables:
         raise UserError(f"{name}: no images and no Parquet files there")
-    if not files[0].lower().endswith(PARQUET):
-        if image_column is not None:
-            raise UserError(f"{name}: holds image files, which have no column {image_column}")
-        return dataclasses.replace(source, files=tuple(files), rows=(1,) * len(files))
-    column, _ = _inspect(source, files[0], image_column)
+    if not tables and image_column is not None:
+        raise UserError(f"{name}: holds image files, which have no column {image_column}")
+    if images and image_column is None:
+        if found := _column_of_images(source, tables):
+            file, column = map(printable, found)
+            raise UserError(
+                f"{name}: holds image files ({printable(images[0])}) and Parquet files of images ({file}); "
+                f"give image_column {column} to read these, or a folder or pattern of the others"
+            )
+        return dataclasses.replace(source, files=tuple(images), rows=(1,) * len(images))
+    column, _ = _inspect(source, tables[0], image_column)
     with ThreadPoolExecutor(READERS) as pool:
-        rows = [rows for _, rows in pool.map(lambda file: _inspect(source, file, column), files)]
+        rows = [rows for _, rows in pool.map(lambda file: _inspect(source, file, column), tables)]
     if not any(rows):
         raise UserError(f"{name}: its Parquet files have no rows")
-    return dataclasses.replace(source, column=column, files=tuple(files), rows=tuple(rows))
+    return dataclasses.replace(source, column=column, files=tuple(tables), rows=tuple(rows))
 
 
 def is_url(place: str) -> bool:
@@ -137,24 +143,39 @@ def one_line(name: str, problem: str):
         raise UserError(f"{name}: {problem} ({first_line(error) or type(error).__name__})") from None
 
 
-def _find_local(place: str) -> list[str]:
+def _find_local(place: str) -> tuple[list[str], list[str]]:
+    """Return the images and the Parquet files in a folder; a file is one of them by its suffix."""
     if not os.path.isdir(place):
-        return list(find_images([place]))
+        return ([], [place]) if place.lower().endswith(PARQUET) else ([place], [])
     try:
-        return list(find_images([place]))
+        images = list(find_images([place]))
     except UserError:  # no images
         found = glob.glob(f"{glob.escape(place)}/**/*{PARQUET}", recursive=True)
-        return sorted(path for path in found if not is_hidden(os.path.basename(path)))
+        return [], sorted(path for path in found if not is_hidden(os.path.basename(path)))
+    files = (os.path.join(folder, name) for folder, _, names in os.walk(place) for name in names)
+    tables = sorted(path for path in files if path.lower().endswith(PARQUET))
+    return images, [path for path in tables if not any(map(is_hidden, os.path.relpath(path, place).split(os.sep)))]
 
 
-def _find_remote(files, root: str) -> list[str]:
+def _find_remote(files, root: str) -> tuple[list[str], list[str]]:
     pattern = glob.has_magic(root)
     names = files.glob(root) if pattern else files.find(root)
     start = 0 if pattern else len(root)
     visible = [name for name in sorted(names) if not any(map(is_hidden, name[start:].split("/")))]
     images = [name for name in visible if os.path.splitext(name)[1].lower() in image_suffixes()]
-    found = images or [name for name in visible if name.lower().endswith(PARQUET)]
-    return [files.unstrip_protocol(name) for name in found]
+    tables = [name for name in visible if name.lower().endswith(PARQUET)]
+    return [files.unstrip_protocol(name) for name in images], [files.unstrip_protocol(name) for name in tables]
+
+
+def _column_of_images(source: Source, tables: list[str]) -> tuple[str, str] | None:
+    """Return the first Parquet file with a column of images, and that column; the predictions of a job have none."""
+
+    def columns(file: str) -> list[str]:
+        with one_line(printable(file), "not a readable Parquet file"), _parquet(source, file) as table:
+            return [field.name for field in table.schema_arrow if _holds_images(field.type)]
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return next(((file, names[0]) for file, names in zip(tables, pool.map(columns, tables), strict=True) if names), None)
 
 
 @contextlib.contextmanager

@@ -163,6 +163,37 @@ def test_a_named_column_is_read(tmp_path):
     assert list_source(str(tmp_path), "b").column == "b"
 
 
+@pytest.mark.parametrize("place", ["{}", "memory://{}", "memory://{}/*/*"])
+def test_image_files_next_to_parquet_files_of_images_are_refused(tmp_path, place):
+    files = {"assets/banner.png": png(0), "data/t.parquet": write_table(tmp_path / "t.parquet").read_bytes()}
+    (tmp_path / "t.parquet").unlink()
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+        fsspec.filesystem("memory").pipe_file(f"{tmp_path}/{name}", content)
+    place = place.format(tmp_path)
+    root = place.removesuffix("/*/*")
+    kinds = f"image files ({root}/assets/banner.png) and Parquet files of images ({root}/data/t.parquet)"
+    choice = "give image_column image to read these, or a folder or pattern of the others"
+    with pytest.raises(UserError, match=f"^{re.escape(f'{place}: holds {kinds}; {choice}')}$"):
+        list_source(place)
+    assert list_source(place, "image").files == (f"{root}/data/t.parquet",)
+    assert list_source(f"{root}/assets").files == (f"{root}/assets/banner.png",)
+    assert list_source(f"{root}/data").column == "image"
+
+
+def test_image_files_next_to_other_parquet_files_are_read(photos):
+    (photos / "out").mkdir()
+    (photos / ".cache").mkdir()
+    expected = list_source(str(photos))
+    parquet.write_table(pa.table({"path": ["a"], "label": ["b"]}), photos / "out" / "part-000000.parquet")
+    write_table(photos / ".cache" / "t.parquet")
+    assert list_source(str(photos)) == expected
+    (photos / "out" / "part-000000.parquet").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=f"^{photos}/out/part-000000.parquet: not a readable Parquet file"):
+        list_source(str(photos))
+
+
 def test_a_hub_data_set_is_a_url(tmp_path, monkeypatch):
     files = Mock(return_value=(fsspec.filesystem("memory"), "/hub"))
     table = write_table(tmp_path / "t.parquet")
