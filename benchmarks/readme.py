@@ -49,7 +49,7 @@ one process and figures are medians, because a shared machine is sometimes slow:
 | `python benchmarks/readme.py` | nothing; rewrites this file from the JSON files |
 
 `DATA` is CIFAR-100 as train.py takes it; `python benchmarks/hold_out.py` makes the `cifar-100-dev.tar.gz` of these
-figures from the official archive. Run from the repository's root after `pip install -e ".[dev]"`.
+figures from the official archive. Run from the repository's root after `pip install -e ".[dev,ray]" scikit-learn`.
 """
 
 
@@ -217,7 +217,11 @@ def distillation(found: dict) -> str:
                "top1_accuracy": "top-1, %", "hardware": "hardware"}  # fmt: skip
     rows = [{**row, "hardware": ", ".join(dict.fromkeys(run["hardware"] for run in row["runs"]))} for row in found["rows"]]
     commands = "\n".join(f"- `{run['command']}`, {run['date']}" for row in found["rows"] for run in row["runs"])
-    text = f"Top-1 accuracy on the {student['split']} images, after the commands below. {measured(found)}"
+    repeat = "python benchmarks/distillation.py runs/distilled runs/small runs/tuned"
+    text = (
+        f"Top-1 accuracy on the {student['split']} images, after the commands below, in which `.` was the second run's "
+        f"folder. To repeat the last one, give it `--teacher runs/tuned`; then `{repeat}`. {measured(found)}"
+    )
     return "\n\n".join(["## Distillation", table(columns, rows), text, commands])
 
 
@@ -258,7 +262,8 @@ def ablation(found: dict) -> str:
     parts.append(
         f"Trained {trained}; {found['split']}. Standard error of {images}: {error:.1f} points. {note}{measured(found)}"
     )
-    return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{commands}\n\n</details>"])
+    again = "As they were run. To repeat one, run what `python benchmarks/ablation.py --data DATA --commands` prints for it."
+    return "\n\n".join([*parts, f"<details><summary>Commands</summary>\n\n{again}\n\n{commands}\n\n</details>"])
 
 
 def reproduction(found: dict) -> str:

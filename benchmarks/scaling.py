@@ -65,12 +65,12 @@ def main(argv=None) -> None:
         return
     path = common.HERE / "scaling.json"
     before = read_json(path) if path.is_file() else {}
-    parts = {name: before[name] for name in PARTS if name in before}
+    parts, rows = {name: before[name] for name in PARTS if name in before}, before.get("rows", [])
     for name in [args.part] if args.part else PARTS:
         parts[name] = {**PARTS[name](), "date": time.strftime("%Y-%m-%d")}
         print(json.dumps({name: parts[name]}, indent=2), file=sys.stderr)
-    rows = parts.get("prediction", {}).pop("rows", None) or before.get("rows", [])
-    common.report("scaling", rows, **parts)
+        rows = parts.get("prediction", {}).pop("rows", rows)
+        common.report("scaling", rows, **parts)
 
 
 if __name__ == "__main__":

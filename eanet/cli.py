@@ -300,7 +300,9 @@ def check_backend() -> None:
     if name not in ("tensorflow", "jax", "torch"):
         raise UserError(f"Keras backend {printable(name)}: set KERAS_BACKEND to tensorflow, jax or torch")
     if importlib.util.find_spec("keras") and importlib.util.find_spec(name) is None:
-        raise UserError(f"{name} is not installed; `pip install {name}`, or set KERAS_BACKEND to another backend of Keras")
+        gpus = ' (with NVIDIA GPUs `pip install "jax[cuda12]"`)' if name == "jax" else ""
+        hint = f"`pip install {name}`{gpus}, or set KERAS_BACKEND to another backend of Keras"
+        raise UserError(f"{name} is not installed; {hint}")
 
 
 def prepare_tensorflow() -> None:

@@ -11,7 +11,7 @@ SOURCE holds image files, or Parquet files with a column of image bytes; where i
 DESTINATION gets Parquet files with the columns path, label, score, predictions (a list of label and score) and error. An
 image that cannot be read is a row with an error. After a stop, the same command goes on from the finished files.
 
-Needs `pip install "ray[data]" onnxruntime pillow`. On a cluster, every machine needs these and must see SOURCE and
+Needs `pip install "ray[data]" onnxruntime pillow tqdm`. On a cluster, every machine needs these and must see SOURCE and
 DESTINATION; code and model are sent to it.
 """
 
