@@ -65,9 +65,9 @@ from eanet.hub import demo
 from eanet.hub.errors import set_timeout, with_retries
 from eanet.cli import run
 from huggingface_hub import HfApi
-page, dry_run = sys.argv[1], sys.argv[2] == "dry"
+page, dry_run, private = sys.argv[1], sys.argv[2] == "dry", "private" in sys.argv
 set_timeout()
-attempt = lambda: demo.attempt(HfApi(), pathlib.Path(page), pathlib.Path("run"), "{SPACE}", False, dry_run)
+attempt = lambda: demo.attempt(HfApi(), pathlib.Path(page), pathlib.Path("run"), "{SPACE}", private, dry_run)
 sys.exit(run(lambda argv: print(with_retries(attempt, "{SPACE}")[0])))
 """
 PUBLISH = f"""
@@ -108,6 +108,16 @@ def test_the_card_of_the_next_push_links_the_space(run, tree, session, hub, tmp_
         session.pull(tmp_path / "pulled").code == 0
         and json.loads((tmp_path / "pulled/eanet_demo.json").read_text())["space"] == SPACE
     )
+
+
+def test_private_is_not_ignored(staged, session, hub):
+    assert session.python(ATTEMPT, staged, "push", "private").code == 0
+    repo = hub.repos[f"spaces/{SPACE}"]
+    assert repo.private and "nothing to push" in session.python(ATTEMPT, staged, "push", "private").out
+    repo.private, before = False, repo.head().sha
+    for mode in ("dry", "push"):
+        assert "is public already" in error_line(session.python(ATTEMPT, staged, mode, "private"), 2)
+    assert repo.head().sha == before
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ def push_demo(
         What was done, in several lines.
 
     Raises:
-        UserError: there is no such run, the page is not built, there is no login, or the Space is another program's.
+        UserError: there is no such run, the page is not built, there is no login, or the Space is another program's
+            or, with `private`, public.
         HubError: the Hub refuses or does not answer; it has the whole commit or none of it.
     """
     from huggingface_hub import HfApi, get_token
@@ -169,7 +170,7 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
         What was done, in several lines; and whether everybody can see the Space.
 
     Raises:
-        UserError: the Space is another program's.
+        UserError: the Space is another program's or, with `private`, public.
         HubError: the branch moved meanwhile.
     """
     from huggingface_hub.constants import ENDPOINT
@@ -179,6 +180,8 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
     if not head and not dry_run:
         api.create_repo(space, repo_type="space", space_sdk="static", private=private or None, exist_ok=True)
         head, public = _head(api, space)
+    if public and private:
+        raise UserError(f"{space} is public already; it cannot be pushed as private; change that in its settings")
     listing = api.list_repo_tree(space, repo_type="space", recursive=True, revision=head) if head else []
     theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}
     if "README.md" in theirs:
