@@ -19,7 +19,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # in the Hub's cache this file is a link into blobs/
 
-from eanet.cli import nonempty_path, prepare_tensorflow, run  # noqa: E402
+from eanet.cli import nonempty, nonempty_path, prepare_tensorflow, run  # noqa: E402
 
 
 def parse_args(argv=None):
@@ -39,18 +39,19 @@ def parse_args(argv=None):
     for command in (push, pull, card):
         command.add_argument("--repo-id", required=True, type=_repo_id, metavar="USER/NAME")
     for command, what in ((push, "branch to push to; created if necessary"), (pull, "branch, tag or commit")):
-        command.add_argument("--revision", default="main", metavar="REV", help=f"{what} (default: main)")
+        command.add_argument("--revision", type=_text, default="main", metavar="REV", help=f"{what} (default: main)")
     for command in (push, demo):
         command.add_argument("--private", action="store_true", help="make a new repository private")
     demo.add_argument("--space", required=True, type=_repo_id, metavar="USER/NAME", help="created if necessary")
     demo.add_argument("--model-repo", type=_repo_id, metavar="USER/NAME", help="model that it links (default: the card's)")
-    demo.add_argument("--title", metavar="TEXT", help="of the page (default: the Space's name)")
-    push.add_argument("--message", metavar="TEXT", help="commit message")
+    demo.add_argument("--title", type=_text, metavar="TEXT", help="of the page (default: the Space's name)")
+    push.add_argument("--message", type=_text, metavar="TEXT", help="commit message")
     for command in (push, card):
-        command.add_argument("--dataset-name", metavar="NAME", help="the data's name on the card (default: its folder's)")
-        command.add_argument("--publish-samples", nargs="?", const="", metavar="DATA", help="publish six test images of "
-                             "your data with the model's answers, scaled to its input; of DATA, or those the run kept "
-                             "(default: none of your images go up)")  # fmt: skip
+        command.add_argument("--dataset-name", type=_text, metavar="NAME", help="the data's name on the card (default: its "
+                             "folder's)")  # fmt: skip
+        command.add_argument("--publish-samples", type=nonempty, nargs="?", const=True, metavar="DATA", help="publish six "
+                             "test images of your data with the model's answers, scaled to its input; of DATA, or those the "
+                             "run kept (default: none of your images go up)")  # fmt: skip
         command.add_argument("--no-saved-model", dest="saved_model", action="store_false", help="leave out the SavedModel")
     for command in (push, promote, demo):
         command.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
@@ -60,8 +61,17 @@ def parse_args(argv=None):
     part = pull.add_mutually_exclusive_group()
     part.add_argument("--logs-only", dest="part", action="store_const", const="logs", help="only the TensorBoard logs")
     part.add_argument("--weights-only", dest="part", action="store_const", const="weights", help="only the model's files")
-    promote.add_argument("--data", metavar="PATH", help="CIFAR-100, to measure superclasses, calibration and exports again")
+    promote.add_argument(
+        "--data", type=nonempty, metavar="PATH", help="CIFAR-100, to measure superclasses, calibration and exports again"
+    )
     return parser.parse_args(argv)
+
+
+def _text(text: str) -> str:
+    """Refuse "", as of an unset variable, for argparse: it would mean the default."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a value, or leave the option out")
+    return text
 
 
 def _repo_id(text: str) -> str:

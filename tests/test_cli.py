@@ -60,13 +60,29 @@ def test_expected_error_is_one_line(error, status, message, monkeypatch, capsys)
     (export, [".", "--output", ""]),
     (push_to_hub, ["push", "", "--repo-id", "a/b", "--dry-run"]),
     (push_to_hub, ["card", "", "--repo-id", "a/b"]),
+    (push_to_hub, ["push", ".", "--repo-id", "a/b", "--publish-samples", ""]),
+    (push_to_hub, ["card", ".", "--repo-id", "a/b", "--publish-samples="]),
     (push_to_hub, ["promote", ""]),
+    (push_to_hub, ["promote", ".", "--data", ""]),
     (push_to_hub, ["pull", "--repo-id", "a/b", "--to", ""]),
 ])  # fmt: skip
 def test_empty_path_is_not_the_current_folder(program, argv, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run_main(program, *argv) == 2 and capsys.readouterr().err.endswith(": is empty; name a folder or file\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argv", [
+    ["push", ".", "--repo-id", "a/b", "--revision", ""],
+    ["push", ".", "--repo-id", "a/b", "--message="],
+    ["card", ".", "--repo-id", "a/b", "--dataset-name", ""],
+    ["pull", "--repo-id", "a/b", "--to", "new", "--revision", ""],
+    ["demo", ".", "--space", "a/b", "--title", ""],
+])  # fmt: skip
+def test_empty_text_is_not_the_default(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    expected = ": is empty; give a value, or leave the option out\n"
+    assert run_main(push_to_hub, *argv) == 2 and capsys.readouterr().err.endswith(expected)
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), TypeError("bug"), KeyError("bug"), ImportError("bug"), RuntimeError()])

@@ -101,6 +101,8 @@ def test_bad_arguments_are_named_and_change_nothing(run, tree, tmp_path):
         promote(tree, tree=tree)
     with pytest.raises(UserError, match="none.tar.gz: no such file"):
         promote(run, tree=tree, data="none.tar.gz")
+    with pytest.raises(UserError, match="data : no such file"):
+        promote(run, tree=tree, data="")
     with pytest.raises(UserError, match="no such folder"):
         promote(tmp_path / "none", tree=tree)
     with pytest.raises(UserError, match="not a copy of the repository"):

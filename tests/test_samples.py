@@ -63,6 +63,8 @@ def test_samples_of_the_data(staged, tmp_path):
 def test_no_samples_to_publish(staged):
     with pytest.raises(UserError, match="run: keeps no test images to publish; name the data"):
         publish_samples(*staged)
+    with pytest.raises(UserError, match="data : no such file"):  # of an unset variable, not the images that the run kept
+        publish_samples(*staged, "")
 
 
 def test_file_names_of_classes():

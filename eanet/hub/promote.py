@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -101,8 +102,8 @@ def _check(run: Path, data: str | None, tree: Path) -> str:
     staging.check_run(run)
     if run.resolve() == tree.resolve():
         raise UserError(f"{run}: is the repository itself; give the folder of a run")
-    if data is not None and not Path(data).exists():
-        raise UserError(f"{data}: no such file or folder")
+    if data is not None and not os.path.exists(data):  # "" is nothing, and not the current folder
+        raise UserError(f"data {data}: no such file or folder")
     if (tree / "tools" / "draw_figures.py").is_file():
         require("matplotlib", "`pip install matplotlib` to draw the figures")
     repo_id = repository_of((tree / CARD).read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -56,20 +57,20 @@ def write_samples(folder: Path, split, labels) -> None:
         Image.fromarray(np.asarray(split.x[i])).save(folder / f"{stem}_{number}.png")
 
 
-def publish_samples(run: Path, folder: Path, data: str = "") -> None:
+def publish_samples(run: Path, folder: Path, data: str | Literal[True] = True) -> None:
     """Put sample images into a staging folder: those that the run kept, or images of its data.
 
     Args:
         run: folder of the run.
         folder: the staging folder, with the model.
-        data: path or Hub id of the data set; "" for the images that the run kept.
+        data: path or Hub id of the data set; True for the images that the run kept.
 
     Raises:
         UserError: the run kept none, or the data cannot be used.
     """
     target = folder / "samples"
     shutil.rmtree(target, ignore_errors=True)
-    if data:
+    if data is not True:
         from eanet.data import load_dataset
 
         config = load_config(folder)

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Literal
 
 from eanet.cli import UserError, read_json, write_json, write_text
 from eanet.hub import checks
@@ -76,7 +77,9 @@ class Staged:
     own_samples: bool = False
 
 
-def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True, samples: str | None = None) -> Staged:
+def stage_run(
+    run: Path, folder: Path, tree: Path = TREE, saved_model: bool = True, samples: str | Literal[True] | None = None
+) -> Staged:
     """Copy what goes up, except for the card, into the empty `folder` and check that it belongs together.
 
     Args:
@@ -84,7 +87,7 @@ def stage_run(run: Path, folder: Path, tree: Path = TREE, saved_model: bool = Tr
         folder: the staging folder.
         tree: folder of the code.
         saved_model: stage the SavedModel, which must be there; otherwise leave it out.
-        samples: data set with images to publish, "" for those that the run kept; None publishes none of the data.
+        samples: data set with images to publish, True for those that the run kept; None publishes none of the data.
 
     Returns:
         The `Staged` run. Figures, exports and measurements of other weights are not in it; standard error names those whose

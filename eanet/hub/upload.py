@@ -10,7 +10,7 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from eanet.cli import UserError, temporary_folder, write_text
 from eanet.hub import provenance, staging
@@ -49,7 +49,7 @@ def push(
     message: str | None = None,
     new_card: bool = False,
     dataset_name: str | None = None,
-    publish_samples: str | None = None,
+    publish_samples: str | Literal[True] | None = None,
     saved_model: bool = True,
     dry_run: bool = False,
 ) -> str:
@@ -63,7 +63,7 @@ def push(
         message: of the commit.
         new_card: push the run's own card, or a new one, instead of updating the card on the Hub.
         dataset_name: name of the data on the card; None for the recorded one, that of its folder.
-        publish_samples: data set with test images to publish, "" for those that the run kept; None publishes none.
+        publish_samples: data set with test images to publish, True for those that the run kept; None publishes none.
         saved_model: push the SavedModel, which the run must have; otherwise leave it out.
         dry_run: change nothing and return what would be done.
 
@@ -107,7 +107,7 @@ def write_card(
     repo_id: str,
     *,
     dataset_name: str | None = None,
-    publish_samples: str | None = None,
+    publish_samples: str | Literal[True] | None = None,
     saved_model: bool = True,
 ) -> str:
     """Bring the card in a run's folder up to date, or write a new one, without contacting the Hub.
