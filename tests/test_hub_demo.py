@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 from conftest import ROOT
-from hub_session import NEWEST, OLDEST, REPO, error_line
+from hub_session import NEWEST, OLDEST, REPO, commit_by_hand, error_line
 
 from eanet.cli import UserError
 from eanet.hub import demo, staging
@@ -169,6 +169,21 @@ def test_edits_of_the_owner_stay_and_old_files_go(staged, session, hub):
     assert done.code == 0 and "deleted" in done.out, done.err
     after = repo.head().files
     assert after["README.md"] == edited and "notes.txt" in after and "runtime/old.wasm" not in after
+
+
+def test_a_page_of_another_program_is_not_replaced(staged, session, hub):
+    create = f"from huggingface_hub import create_repo\ncreate_repo('{SPACE}', repo_type='space', space_sdk='static')"
+    assert session.python(create).code == 0
+    repo = hub.repos[f"spaces/{SPACE}"]
+    commit_by_hand(hub, {"style.css": b"body {}"}, f"spaces/{SPACE}")  # as a new Space of the Hub has it
+    assert "dry run: one commit" in session.python(ATTEMPT, staged, "dry").out
+    card = b"---\nsdk: static\nmodels: [me/other]\n---\n"
+    page = {"README.md": card, "index.html": b"<p>My page</p>", "samples/sound.wav": b"mine"}
+    for changes in (page, {"site.json": b'{"title": "My page"}'}, {"site.json": b"3", "samples/sound.wav": None}):
+        before = commit_by_hand(hub, changes, f"spaces/{SPACE}")
+        for mode in ("dry", "push"):
+            assert "neither a new Space nor an earlier demo" in error_line(session.python(ATTEMPT, staged, mode), 2)
+        assert repo.head() == before
 
 
 @pytest.mark.slow

@@ -25,6 +25,9 @@ from eanet.hub.upload import is_same
 PAGE, RUNTIME = ("*.html", "*.css", "*.js"), "dist/runtime"
 SAMPLES = ("samples/*.png", "samples/*.jpg")
 OURS = ("runtime/*", "samples/*")  # of an earlier demo; what is no longer part of it is deleted
+SITE, SITE_KEYS = "site.json", {"title", "model", "samples"}  # every demo has it, with these keys
+# The files that the Hub puts into a new static Space, and a sentence of their page.
+FIRST_FILES, FIRST_WORDS = {".gitattributes", "README.md", "index.html", "style.css"}, "Welcome to your static Space!"
 BUILD = "`npm ci --prefix demo && npm run build --prefix demo` writes it"
 
 
@@ -117,7 +120,7 @@ def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree
         (folder / "samples").mkdir(exist_ok=True)
         check_file(path, path)
         shutil.copyfile(path, folder / "samples" / path.name)
-    write_json(folder / "site.json", {"title": title, "model": model_repo, "samples": [path.name for path in samples]})
+    write_json(folder / SITE, {"title": title, "model": model_repo, "samples": [path.name for path in samples]})
     write_text(folder / "README.md", _card((demo / "README.md").read_text(encoding="utf-8"), model_repo, title))
     return checksum
 
@@ -177,7 +180,8 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
 
     url = f"{ENDPOINT}/spaces/{space}"
     head, public = _head(api, space) if api else ("", False)
-    if not head and not dry_run:
+    existed = bool(head)
+    if not existed and not dry_run:
         api.create_repo(space, repo_type="space", space_sdk="static", private=private or None, exist_ok=True)
         head, public = _head(api, space)
     if public and private:
@@ -186,6 +190,8 @@ def attempt(api, folder: Path, run: Path, space: str, private: bool, dry_run: bo
     theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}
     if "README.md" in theirs:
         _keep_card(api, folder, space, head)
+    if existed:
+        _check_ours(api, space, head, theirs)
     ours = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     sent = {name: path for name, path in ours.items() if not is_same(path, theirs.get(name))}
     gone = [name for name in theirs if matches(name, OURS) and name not in ours]
@@ -244,6 +250,22 @@ def _keep_card(api, folder: Path, space: str, head: str) -> None:
         raise UserError(f"{space}: is a Space of another kind (sdk: {data.get('sdk')}); give the name of a new one")
     if data.get("models") is not None:  # a new Space has none: the Hub writes its first README
         write_text(folder / "README.md", text)
+
+
+def _check_ours(api, space: str, head: str, names) -> None:
+    """Refuse a Space that is neither an earlier demo nor as the Hub begins it: its page would be overwritten."""
+
+    def download(name: str) -> Path:
+        return Path(api.hf_hub_download(space, name, repo_type="space", revision=head))
+
+    if SITE in names:
+        with contextlib.suppress(UserError, TypeError):  # another program's file
+            if SITE_KEYS <= set(read_json(download(SITE))):
+                return
+    if "index.html" in names and set(names) <= FIRST_FILES:
+        if FIRST_WORDS in download("index.html").read_text(encoding="utf-8", errors="replace"):
+            return
+    raise UserError(f"{space}: is neither a new Space nor an earlier demo; give the name of a new one")
 
 
 def _commit(api, space: str, sent: dict, gone: list, head: str, run: Path) -> str:

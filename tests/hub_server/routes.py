@@ -50,7 +50,7 @@ class Routes(Handler):
             if kind == "space":  # the Hub begins it with a page of its own
                 made = self.hub.repos[place]
                 card = f"---\ntitle: {body['name']}\nsdk: {sdk}\n---\n"
-                first = {"README.md": card, "index.html": "<p>Your new Space</p>\n"}
+                first = {"README.md": card, "index.html": "<p>Welcome to your static Space!</p>\n"}
                 files = {name: File(text.encode(), False) for name, text in first.items()}
                 made.commit("main", "initial commit", {**made.head().files, **files})
         return 200, {"url": url, "id": repo_id, "name": repo_id}, {}
