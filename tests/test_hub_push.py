@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, write_official
+from conftest import ROOT, paint, write_official
 from hub_server import File
 from hub_session import BETWEEN, NEWEST, OLDEST, REPO, card_on, change_accuracy, commit_by_hand, error_line
 
@@ -169,6 +169,30 @@ def test_files_of_earlier_runs_and_layouts_go_and_a_persons_stay(session, run, h
     files = set(hub.repos[REPO].head().files)
     assert {*theirs, ".gitattributes", "onnx/model_int4.onnx"} <= files and not set(stale) & files
     assert len(hub.repos[REPO].history()) == 4
+
+
+def test_own_samples_replace_those_of_an_earlier_push(session, run, hub, tmp_path):
+    for label in ("red", "green", "blue"):
+        paint(tmp_path / ("second" if label == "blue" else "first") / "test" / label / "image.png", label)
+    assert session.push(run, "--publish-samples", tmp_path / "first").code == 0
+    assert {"samples/red_1.png", "samples/green_1.png"} <= set(hub.repos[REPO].head().files)
+    image = File(b"a person's", True)
+    hub.uploads[image.sha256] = image.content
+    commit_by_hand(hub, {"samples/NOTES.md": b"mine", "samples/mine/cat.png": image})
+    second = ["--publish-samples", tmp_path / "second"]
+    assert re.findall(r"delete .* (\S+)", session.push(run, *second, "--dry-run").out) == [
+        "samples/green_1.png", "samples/red_1.png"
+    ]  # fmt: skip
+    for options in (second, []):  # a push without the flag keeps those on the Hub
+        assert session.push(run, *options).code == 0
+        samples = {name for name in hub.repos[REPO].head().files if name.startswith("samples/")}
+        assert samples == {"samples/NOTES.md", "samples/mine/cat.png", "samples/blue_1.png"}
+        assert "samples/blue_1.png" in card_on(hub) and "red_1.png" not in card_on(hub)
+    paint(run / "test_samples" / "green_1.png", "green")  # which the run kept
+    done = session.push(run, "--publish-samples")
+    assert re.findall(r"(new|deleted) +(samples/\S+)", done.out) == [
+        ("new", "samples/green_1.png"), ("deleted", "samples/blue_1.png")
+    ]  # fmt: skip
 
 
 def test_a_dry_run_changes_nothing(session, run, hub):

@@ -297,6 +297,8 @@ class _Push:
         stale = [name for name in theirs if matches(name, (*STALE, *CLEANED)) or provenance.shows_weights(name, record)]
         exports = [name for name in theirs if matches(name, staging.EXPORTS) and not (self.staged.folder / name).exists()]
         stale += [name for name in exports if not provenance.export_matches(self._download(name, head), self.staged.model)]
+        if self.staged.own_samples:  # the images of an earlier push; SAMPLES[:2] without the notes
+            stale += [name for name in theirs if name.count("/") == 1 and matches(name, staging.SAMPLES[:2])]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
             stale += [name for name in OLD_FILES if name in theirs]
         return stale
