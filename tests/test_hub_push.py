@@ -214,6 +214,16 @@ def test_a_dry_run_changes_nothing(session, run, hub):
     assert hub.repos[REPO].head().sha == before and hub.count("", "POST") == posts
 
 
+def test_a_dry_run_to_a_new_branch_starts_from_main(session, run, hub):
+    assert session.push(run).code == 0
+    commit_by_hand(hub, {"model.onnx": File(b"old", False)})  # of an earlier layout
+    change_accuracy(run, 0.5)
+    done = session.push(run, "--revision", "v2", "--dry-run")
+    assert done.code == 0 and re.findall(r"^  (?:new|delete) .* (\S+)$", done.out, re.MULTILINE) == ["model.onnx"]
+    assert "(branch v2)" in done.out and "-| **this model" in done.out and list(hub.repos[REPO].branches) == ["main"]
+    assert session.push(run, "--revision", "v2").out.count("\n  new ") == 0
+
+
 LATE = f"""
 import push_to_hub
 from eanet.cli import run

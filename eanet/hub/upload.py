@@ -237,14 +237,18 @@ class _Push:
         return pulled_digest(self.run, CARD) == hashlib.sha256(theirs.encode()).hexdigest()
 
     def _head(self) -> tuple[str, bool | None]:
-        """Return the revision's commit, or "", and whether the repository is private, or None if there is none."""
+        """Return the revision's commit, or "", and whether the repository is private, or None if there is none.
+
+        For a dry run, a branch that is not there has the commit of main, from which a push creates it.
+        """
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         try:
             info = self.api.model_info(self.repo_id, revision=self.revision)
             return info.sha, bool(info.private)
         except RevisionNotFoundError:
-            return "", bool(self.api.model_info(self.repo_id).private)
+            info = self.api.model_info(self.repo_id)
+            return info.sha if self.dry_run else "", bool(info.private)
         except RepositoryNotFoundError as error:
             if status_of(error) == 401:  # also the Hub's answer to a bad token; this call tells them apart
                 self.api.whoami()
