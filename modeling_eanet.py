@@ -428,11 +428,11 @@ def model_folder(name, files=(CONFIG_FILE, WEIGHTS_FILE), **hub_options) -> Path
 
         return Path(snapshot_download(repo_id, allow_patterns=list(files), **hub_options))
     except ModuleNotFoundError:
-        hint = "for a model of this name on the Hub, `pip install huggingface_hub`"
-        raise UserError(f"{repo_id}: not a local folder; {hint}") from None
+        raise UserError(f"{repo_id}: not a local folder; for a model on the Hub, `pip install huggingface_hub`") from None
     except (OSError, ValueError) as error:
-        reason = f"could not be downloaded from the Hub ({first_line(error)})"
-        raise UserError(f"{repo_id}: not a local folder, and {reason}") from error
+        missing = type(error).__name__ == "RepositoryNotFoundError"
+        why = "no such repository, or a private one; check the name, or `hf auth login`" if missing else first_line(error)
+        raise UserError(f"{repo_id}: not a local folder, and could not be downloaded from the Hub ({why})") from error
 
 
 def from_pretrained_keras(repo_id_or_directory, **hub_options):

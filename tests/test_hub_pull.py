@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 from hub_server import File
-from hub_session import NEWEST, REPO, Session, commit_by_hand, error_line
+from hub_session import NEWEST, OLDEST, REPO, Session, commit_by_hand, error_line
 
 from eanet.hub import download, provenance, tokens
 
@@ -76,6 +76,20 @@ def test_an_unknown_repository_or_revision_is_one_line(pushed, session, tmp_path
     assert "no such repository" in error_line(session.run("pull", "--repo-id", "user/none", "--to", tmp_path / "x"), 1)
     assert "no such repository" in error_line(session.pull(tmp_path / "x", "--revision", "none"), 1)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("version", [NEWEST, pytest.param(OLDEST, marks=pytest.mark.slow)])
+def test_without_a_login_a_private_repository_is_like_none(version, pushed, sessions, hub, tmp_path):
+    session = sessions(version)
+    hub.repos[REPO].private = True
+    for repo in ("user/none", REPO):
+        done = session.run("pull", "--repo-id", repo, "--to", tmp_path / "x", HF_TOKEN="")
+        assert f"{repo}: no such repository, or it is private (401); check the name, or log in" in error_line(done, 1)
+    load = "from eanet.cli import run\nsys.exit(run(lambda argv: modeling_eanet.from_pretrained_keras('user/none')))"
+    line = error_line(session.python(load, HF_TOKEN=""), 2)
+    assert "could not be downloaded from the Hub (no such repository, or a private" in line
+    wrong = session.pull(tmp_path / "x", HF_TOKEN="hf_" + "wrong" * 7)
+    assert "the token was not accepted (401); log in again" in error_line(wrong, 1)
 
 
 def test_a_pull_is_complete_or_changes_nothing(pushed, session, hub, tmp_path):

@@ -69,6 +69,8 @@ def connection_failed(error) -> bool:
 
 def explain(error, status: int | None, repo_id: str) -> str:
     """Return one line on what the Hub answered and what to do about it, without the token."""
+    from huggingface_hub import get_token
+
     messages = (getattr(e, "server_message", None) for e in _chain(error))
     said = next(filter(None, messages), None) or first_line(error)
     reasons = {
@@ -79,6 +81,8 @@ def explain(error, status: int | None, repo_id: str) -> str:
         429: "the Hub reports too many requests (429)",
         None: f"the connection to the Hub failed ({said})",
     }
+    if get_token() is None:  # the Hub's answer to people without a login, so as not to tell what is private
+        reasons[401] = "no such repository, or it is private (401); check the name, or log in with `hf auth login`"
     if status is not None and status >= 500:
         return f"{repo_id}: the Hub returned a server error ({status}); try again later"
     return without_token(f"{repo_id}: {reasons.get(status, f'the Hub refused ({status}: {said})')}")
