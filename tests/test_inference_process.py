@@ -33,7 +33,7 @@ USAGE_ERRORS = {
     "list of another kind": (["@list.txt", "-0"], "@list.txt: not a list of paths that end with null characters"),
     "null characters without a list": (["red.png", "-0"], "argument -0/--null: goes with a list"),
     "output of another format": (["red.png", "--output", "x.xls"], "x.xls: unknown format; the name must end with .csv"),
-    "output without a name": (["red.png", "--output", ""], "unknown format; the name must end with .csv"),
+    "output without a name": (["red.png", "--output", ""], "argument --output: is empty; name a folder or file"),
     "output in no folder": (["red.png", "--output", "no/x.csv"], "no/x.csv: no such folder: no"),
     "output is a folder": (["red.png", "--output", "folder.csv"], "folder.csv: exists, and is not a regular file"),
     "output exists": (["red.png", "--output", "old.jsonl"], "old.jsonl: already exists; use --resume to continue, or"),
