@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import string
 import sys
 
 import numpy as np
@@ -27,6 +28,7 @@ from modeling_eanet import UserError, from_pretrained_keras  # noqa: E402
 
 MAX_IMAGES = 256
 MAX_BYTES = 2**27  # of all inputs, as they were sent
+WHITESPACE = string.whitespace.encode()
 MAX_WORK = 2**28  # pixels of all images, as JPEG or PNG of 8 bits; other formats count more
 PARAMETERS = {"top_k": 5, "batch_size": 128, "function_to_apply": "softmax"}
 
@@ -107,7 +109,7 @@ def _file(item, name: str):
     if isinstance(item, str):
         text = item.split(",", 1)[1] if item.startswith("data:") and "," in item else item
         try:
-            item = base64.b64decode("".join(text.split()), validate=True)
+            item = base64.b64decode(text.encode("ascii").translate(None, WHITESPACE), validate=True)
         except ValueError:
             raise UserError(f"{name}: text that is not base64; send the bytes of an image file in base64") from None
     if isinstance(item, (bytes, bytearray)):

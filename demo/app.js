@@ -64,12 +64,14 @@ function drawImage(name) {
   const context = canvas.getContext("2d");
   const { resize } = state.classifier.config;
   const part = visiblePart(state.image, resize);
-  context.fillStyle = resize === "pad" ? "black" : "white";
+  context.fillStyle = "black"; // the bars of "pad"
   context.fillRect(0, 0, canvas.width, canvas.height);
   const longest = Math.max(part.width, part.height);
   const [width, height] = resize === "pad" ? [(canvas.width * part.width) / longest, (canvas.height * part.height) / longest] : [canvas.width, canvas.height];
   context.imageSmoothingQuality = "high";
   const place = [(canvas.width - width) / 2, (canvas.height - height) / 2, width, height];
+  context.fillStyle = "white"; // what is transparent, for the model too
+  context.fillRect(...place);
   context.drawImage(state.image.bitmap, part.x, part.y, part.width, part.height, ...place);
   canvas.setAttribute("aria-label", name ? `The image ${stem(name)}` : "Your image");
   canvas.hidden = false;

@@ -16,7 +16,8 @@ export async function decode(blob) {
   if (claimed && claimed[0] * claimed[1] > MAX_PIXELS) throw tooLarge(...claimed);
   let bitmap;
   try {
-    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+    // Without imageOrientation: EXIF is respected by default, and Safari 16 does not know "from-image".
+    bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   } catch {
     if (isHeic(head)) throw new ImageError("This browser cannot read HEIC photos. Please convert it to JPEG, or take a screenshot of it.");
     throw new ImageError("This file could not be read as an image: it is damaged, or of a kind that browsers do not read.");

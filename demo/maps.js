@@ -23,8 +23,8 @@ export function drawMap(canvas, map, side, colour) {
   const grid = new OffscreenCanvas(side, side);
   const context = grid.getContext("2d");
   const pixels = context.createImageData(side, side);
-  const low = Math.min(...map);
-  const range = Math.max(...map) - low || 1;
+  const low = map.reduce((a, b) => Math.min(a, b)); // Math.min(...map) takes no more than 65,536 values in every browser
+  const range = map.reduce((a, b) => Math.max(a, b)) - low || 1;
   map.forEach((value, i) => pixels.data.set([...colour, Math.round((230 * (value - low)) / range)], 4 * i));
   context.putImageData(pixels, 0, 0);
   const target = canvas.getContext("2d");

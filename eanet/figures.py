@@ -147,7 +147,8 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
         caption += " The training loss is that of distillation."
     if recipe.get("cutmix") and cutmix_epochs(recipe.get("epochs", len(epochs))):
         stops = len(epochs) > cutmix_epochs(recipe.get("epochs", len(epochs)))
-        more = "; they improve suddenly when CutMix stops, near the end." if stops else ", half of them mixed by CutMix."
+        part = {0.5: "half"}.get(recipe["cutmix"], f"{100 * recipe['cutmix']:g}%")
+        more = "; they improve suddenly when CutMix stops, near the end." if stops else f", {part} of them mixed by CutMix."
         caption += " Training values are for augmented images" + more
     named = (("training", "accuracy"), ("validation", "val_accuracy"))
     last = ", ".join(f"{name} {100 * history[key][-1]:.1f}%" for name, key in named if key in history)

@@ -6,10 +6,9 @@ import contextlib
 import functools
 import os
 import platform
-import shutil
 from pathlib import Path
 
-from eanet.cli import UserError, is_temporary, locked, printable
+from eanet.cli import UserError, locked, printable, remove_leftovers
 
 LOCK_FILE = ".lock"
 
@@ -58,8 +57,7 @@ def lock_run(folder, doing: str):
         try:
             if mine:
                 path.write_text(f"process {os.getpid()} on {platform.node()} is {doing}", encoding="utf-8")
-                for leftover in filter(is_temporary, path.parent.iterdir()):
-                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                remove_leftovers(path.parent, r"\..+\.(\d+)\.tmp|\.tmp-(\d+)-.+")
             yield
         finally:
             if mine:

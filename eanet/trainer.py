@@ -24,6 +24,7 @@ from eanet.distillation import (
 )
 from eanet.distributed import Processes, joined
 from eanet.evaluation import evaluate, evaluation_results, fitted_temperature, predict_split, summary
+from eanet.hub.samples import KEPT, write_samples
 from eanet.machine import keep_freed_memory, repeat_gpu_results
 from eanet.report import REPORT_MD, describe_predictions, write_report
 from eanet.run_dir import (
@@ -124,6 +125,8 @@ def _train(config: TrainConfig, processes: Processes) -> dict | None:
     if temperature is not None:
         record["temperature"] = temperature
     record["recipe"] = run.settings["recipe"] | {"ema": ema_momentum(config, config.epochs * len(batches))}
+    if split is not training:
+        write_samples(config.output / KEPT, split, run.dataset.labels)
     results = _write_results(run, split, record, history)
     if not can_write_saved_model():
         add = f"KERAS_BACKEND=tensorflow python train.py --export {config.output}"

@@ -55,3 +55,20 @@ def test_snippets_prepare_an_image_as_we_do(resize, size, tmp_path, monkeypatch)
     Image.fromarray(noise(*size)).save("image.jpg")
     for code in (with_keras, with_onnx):
         np.testing.assert_array_equal(pixels_of(code, config, monkeypatch), load_image("image.jpg", config))
+
+
+@pytest.mark.parametrize("stem", ["猫_1", "pâté_1", "a__b_2", "_x_1", "it's *new*_1"])
+def test_names_are_no_markdown_in_code(stem, tmp_path, monkeypatch):
+    config, name = tiny_config(resize="crop"), f"samples/{stem}.png"
+    (tmp_path / "samples").mkdir()
+    Image.fromarray(noise()).save(tmp_path / name)
+    model = build_eanet(config)
+    facts = collect_facts(tmp_path, RESULTS, model, "me/eanet__v_") | {"saved_model": True, "onnx_bytes": 1}
+    text = render_card(facts)
+    blocks = "".join(re.findall(r"```.*?```", text, re.DOTALL))
+    assert blocks.count("me/eanet__v_") == 6 and blocks.count(f'"{name}"') == 3 and "\\_" not in blocks
+    assert "hf download me/eanet__v_ --local-dir" in blocks and '"hf://me/eanet__v_"' in blocks
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.json").write_text('{"id2label": {}}')
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)[::3]:
+        np.testing.assert_array_equal(pixels_of(code, config, monkeypatch), noise())

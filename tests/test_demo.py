@@ -237,6 +237,21 @@ def test_slot_maps_are_the_attention(page, model):
         np.testing.assert_allclose(np.array(block), np.asarray(attention)[0].transpose(1, 2, 0), atol=1e-3)
 
 
+def test_a_map_of_many_tokens_is_drawn(page):
+    """JavaScript passes no more than 65,536 arguments in every browser."""
+    side, corner = (
+        512,
+        """async (side) => {
+      const { drawMap } = await import("./maps.js");
+      const canvas = Object.assign(document.createElement("canvas"), { width: side, height: side });
+      drawMap(canvas, Float32Array.from({ length: side * side }, (_, i) => -i), side, [255, 0, 0]);
+      const alpha = (x) => canvas.getContext("2d").getImageData(x, x, 1, 1).data[3];
+      return [alpha(0), alpha(side - 1)];
+    }""",
+    )
+    assert page.evaluate(corner, side) == [230, 0]
+
+
 def test_tokens_are_read_with_the_keyboard(page):
     drop(page, SAMPLES[0])
     page.focus("#overlay")
@@ -325,4 +340,20 @@ def test_a_model_of_own_classes_shows_them(browser, build, tmp_path):
     assert page.is_hidden("#samples-part")
     drop(page, SAMPLES[0])
     assert set(answers(page)) == set(labels)
+    page.close()
+
+
+def test_a_padded_image_has_black_bars_and_what_is_transparent_is_white(browser, build, tmp_path):
+    from eanet.export import export_onnx
+    from modeling_eanet import build_eanet
+
+    export_onnx(build_eanet(tiny_config(resize="pad")), tmp_path / "m.onnx")
+    Image.new("RGBA", (60, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    page = open_page(browser, build(tmp_path / "m.onnx", samples=tmp_path / "none"))
+    drop(page, tmp_path / "clear.png")
+    shown = """(y) => {
+      const canvas = document.querySelector("#image");
+      return [...canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height * y, 1, 1).data];
+    }"""
+    assert [page.evaluate(shown, y) for y in (0.1, 0.5)] == [[0, 0, 0, 255], [255, 255, 255, 255]]
     page.close()

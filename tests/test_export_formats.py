@@ -360,6 +360,10 @@ def test_other_probabilities_are_refused(found):
     ("options", "text"),
     [
         (["--format", "int8"], "--format int8 needs images: --data"),
+        (
+            ["--format", "fp16", "--data", "nowhere"],
+            "--data has no effect with --format fp16",
+        ),
         (["--format", "all", "--output", "m.onnx"], "--format all writes several"),
         (["--format", "gguf"], "invalid choice: 'gguf'"),
     ],

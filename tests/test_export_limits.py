@@ -170,3 +170,14 @@ def test_a_litert_file_with_other_operators_or_too_much_work_is_refused(name, va
     monkeypatch.setattr(litert, name, value)
     with pytest.raises(UserError, match=rf"eanet\.tflite: .*{words}.* as (with )?no export of an EANet"):
         LitertModel(ROOT / "litert" / "eanet.tflite")
+
+
+def test_a_litert_file_is_measured_by_the_tensors_it_holds_at_a_time(monkeypatch):
+    """Its runtime keeps no others; together they are several times as large, for a large image beyond any limit."""
+    pytest.importorskip("ai_edge_litert")
+    interpreter = LitertModel(ROOT / "litert" / "eanet.tflite")._interpreter
+    tensors = interpreter.get_tensor_details()
+    total = sum(int(np.prod(tensor["shape"])) * np.dtype(tensor["dtype"]).itemsize for tensor in tensors)
+    weights = (ROOT / "litert" / "eanet.tflite").stat().st_size
+    monkeypatch.setattr(litert, "MAX_MEMORY", weights + (total - weights) // 4)
+    LitertModel(ROOT / "litert" / "eanet.tflite")

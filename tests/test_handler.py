@@ -1,6 +1,7 @@
 """handler.py, the Inference Endpoint."""
 
 import base64
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -113,3 +114,13 @@ def test_bad_image_of_a_batch_is_named(handler, images):
 def test_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"config\.json"):
         EndpointHandler(str(tmp_path))
+
+
+def test_text_in_many_pieces_takes_little_memory(handler):
+    text = "AA " * 2**20
+    tracemalloc.start()
+    with pytest.raises(UserError):
+        handler({"inputs": text})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 * len(text)

@@ -171,6 +171,18 @@ def test_edits_of_the_owner_stay_and_old_files_go(staged, session, hub):
     assert after["README.md"] == edited and "notes.txt" in after and "runtime/old.wasm" not in after
 
 
+def test_another_title_and_model_reach_a_card_that_nobody_edited(made_run, tree, staged, session, hub):
+    assert session.python(ATTEMPT, staged, "push").code == 0
+    for title, model in (("Colours 2", "user/other"), ("Colours 3", None)):
+        shutil.rmtree(staged)
+        staged.mkdir()
+        demo.stage_demo(made_run, staged, model, title, tree)
+        assert session.python(ATTEMPT, staged, "push").code == 0
+        readme = hub.repos[f"spaces/{SPACE}"].head().files["README.md"].content.decode()
+        matter = yaml.safe_load(readme.split("---")[1])
+        assert (matter["title"], matter["models"]) == (title, [model] if model else []) and f"# {title}" in readme
+
+
 def test_a_page_of_another_program_is_not_replaced(staged, session, hub):
     create = f"from huggingface_hub import create_repo\ncreate_repo('{SPACE}', repo_type='space', space_sdk='static')"
     assert session.python(create).code == 0

@@ -163,3 +163,39 @@ def test_a_pull_does_not_write_through_a_link(pushed, session, tmp_path, name):
     before = {path: path.read_bytes() for path in [elsewhere, *elsewhere.rglob("*")] if path.is_file()}
     assert f"{name}: is a link; remove it" in error_line(session.pull(back), 2)
     assert before == {path: path.read_bytes() for path in [elsewhere, *elsewhere.rglob("*")] if path.is_file()}
+
+
+def test_offline_a_part_of_a_commit_is_not_mixed_with_an_earlier_pull(pushed, session, hub, tmp_path):
+    back, new = tmp_path / "back", tmp_path / "new"
+    assert session.pull(back).code == 0
+    before = {path: path.read_bytes() for path in back.rglob("*") if path.is_file()}
+    commit_by_hand(hub, {"config.json": File(b"{}", False)})
+    session.python("import huggingface_hub; huggingface_hub.hf_hub_download(sys.argv[1], 'config.json')", REPO)
+    offline = Session(hub, session.home, NEWEST, HF_HUB_OFFLINE="1")
+    for to in (back, new):
+        line = error_line(offline.pull(to), 2)
+        assert "the cache has only a part of commit" in line and line.endswith("; pull with a connection")
+    offline.close()
+    assert before == {path: path.read_bytes() for path in back.rglob("*") if path.is_file()} and not new.exists()
+
+
+def test_a_pull_takes_no_files_that_programs_left_in_the_cache(pushed, session, hub, tmp_path):
+    assert session.pull(tmp_path / "one").code == 0
+    commit = json.loads((tmp_path / "one/.pulled.json").read_text())["commit"]
+    (snapshot,) = session.home.glob(f"hub/models--*/snapshots/{commit}")
+    for name in ("eanet/__pycache__/cli.cpython-311.pyc", "runs/small/history.json"):
+        (snapshot / name).parent.mkdir(parents=True)
+        (snapshot / name).write_text("{}")
+    offline = Session(hub, session.home, NEWEST, HF_HUB_OFFLINE="1")
+    for number, each in enumerate((session, offline)):
+        to = tmp_path / f"to-{number}"
+        assert each.pull(to).code == 0
+        assert not (to / "eanet/__pycache__").exists() and not (to / "runs").exists()
+        assert (to / "eanet/cli.py").is_file()
+    offline.close()
+
+
+def test_a_gated_repository_says_where_to_ask(pushed, session, hub, tmp_path):
+    hub.fault("/api/models/", status=403, headers={"X-Error-Code": "GatedRepo"})
+    line = error_line(session.pull(tmp_path / "back"), 1)
+    assert "access is granted to single accounts (403); ask for it on the repository's page" in line

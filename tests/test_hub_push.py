@@ -4,6 +4,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -188,11 +189,27 @@ def test_own_samples_replace_those_of_an_earlier_push(session, run, hub, tmp_pat
         samples = {name for name in hub.repos[REPO].head().files if name.startswith("samples/")}
         assert samples == {"samples/NOTES.md", "samples/mine/cat.png", "samples/blue_1.png"}
         assert "samples/blue_1.png" in card_on(hub) and "red_1.png" not in card_on(hub)
+    shutil.rmtree(run / "test_samples")
     paint(run / "test_samples" / "green_1.png", "green")  # which the run kept
     done = session.push(run, "--publish-samples")
     assert re.findall(r"(new|deleted) +(samples/\S+)", done.out) == [
         ("new", "samples/green_1.png"), ("deleted", "samples/blue_1.png")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [b'{"model_type": "bert"}', b'{"model_type": "eanet"}', b"{}", b"no JSON", b"[1]"])
+def test_a_repository_of_another_model_is_refused(config, session, run, hub):
+    assert session.python(f"import huggingface_hub; huggingface_hub.create_repo('{REPO}')").code == 0
+    before = commit_by_hand(hub, {"config.json": File(config, False), "LICENSE": File(b"mine", False)})
+    done = session.push(run)
+    files = hub.repos[REPO].head().files
+    assert files["LICENSE"].content == b"mine"  # its owner's choice
+    if b"bert" in config:
+        line = error_line(done, 2)
+        assert line.endswith(f"{REPO}: holds a model of another kind (bert); push to a new repository")
+        assert hub.repos[REPO].head() == before
+    else:
+        assert done.code == 0 and files["model.weights.h5"], done.err
 
 
 def test_a_dry_run_changes_nothing(session, run, hub):

@@ -124,3 +124,14 @@ def test_a_link_named_like_a_leftover_is_not_followed(tmp_path):
     with temporary_folder(tmp_path):
         pass
     assert (tmp_path / "victims" / "a").exists()
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path):
+    gone = 2**22 + 1  # no system has a process of this number
+    names = [".tmp-mine/a", ".notes.tmp", f".results.parquet.{os.getpid()}.tmp", f".a.{gone}.tmp", f".tmp-{gone}-x/a"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.utime(tmp_path / f".tmp-{gone}-x", (0, 0))
+    with lock_run(tmp_path, "exporting"):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", *(name.partition("/")[0] for name in names[:3])}

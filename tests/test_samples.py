@@ -60,6 +60,13 @@ def test_samples_of_the_data(staged, tmp_path):
         assert image.size == (32, 32) and not image.info
 
 
+def test_images_that_the_run_trained_on_are_no_samples(staged, tmp_path):
+    for colour in ("red", "green"):
+        paint(tmp_path / "data" / colour / "a.png", colour)
+    with pytest.raises(UserError, match="data: has only training images; --publish-samples without DATA"):
+        publish_samples(*staged, str(tmp_path / "data"))
+
+
 def test_no_samples_to_publish(staged):
     with pytest.raises(UserError, match="run: keeps no test images to publish; name the data"):
         publish_samples(*staged)

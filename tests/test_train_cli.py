@@ -3,13 +3,16 @@
 import importlib
 import json
 import os
+import pickle
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import ROOT, run_main, run_program, write_official
+from conftest import LABELS, ROOT, run_main, run_program, write_official
+from PIL import Image
 from training_runs import (
     ARTEFACTS,
     EPOCHS,
@@ -107,6 +110,14 @@ def test_eval_results_have_the_documented_schema():
         },
     }
     assert recipe_of(train_config(*shlex.split(command)[2:]).resolved(settings["num_images"])) == settings["recipe"]
+
+
+def test_a_run_keeps_a_few_images_of_its_test_split():
+    record = pickle.loads((colours() / "test").read_bytes())
+    images = record[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    for path in sorted((finished()[0] / "test_samples").iterdir()):
+        (i,) = np.flatnonzero((images == np.asarray(Image.open(path))).all(axis=(1, 2, 3)))
+        assert path.name.startswith(f"{LABELS[record[b'fine_labels'][i]]}_")
 
 
 def test_no_file_has_a_path_of_this_machine():

@@ -32,6 +32,7 @@ ARTEFACTS = (
     | FIGURES
     | {
         *("config.json", "metadata.json", "model.weights.h5"),
+        *(f"test_samples/{colour}_{number}.png" for colour in ("red", "green", "blue") for number in (1, 2)),
         *("history.json", "eval_results.json", "settings.json", "checkpoint.npz", "report.json", "report.md"),
         *("logs/train/events.out.tfevents.eanet", "logs/validation/events.out.tfevents.eanet"),
     }

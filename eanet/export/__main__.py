@@ -57,6 +57,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         parser.error(f"--output {output}: must be a file in an existing folder")
     if args.format in DATA_FORMATS and args.data is None:
         parser.error(f"--format {args.format} needs images: --data PATH, as for train.py")
+    if args.data is not None and args.format not in (*DATA_FORMATS, "all"):
+        parser.error(f"--data has no effect with --format {args.format}; it is for {', '.join(DATA_FORMATS)} and all")
     return args
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -21,6 +22,30 @@ def check_images(config) -> np.ndarray:
     cells = rng.integers(0, 256, (4, 4, 4, 3))
     at = np.arange(size) * 4 // size
     return np.concatenate([noise, cells[:, at][:, :, at]]).astype(np.float32)
+
+
+@contextlib.contextmanager
+def full_precision():
+    """Have Keras compute in float32 inside the `with` block; NVIDIA GPUs would round the factors to 10 bits (TF32)."""
+    import keras
+
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.default_matmul_precision("float32"):
+            yield
+        return
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
 
 
 def check_agreement(path, found, expected, tolerance: float) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, native_stderr_silenced, require, temporary_folder
-from eanet.export.agreement import MAX_DIFFERENCE, check_accuracy, check_agreement, check_images
+from eanet.export.agreement import MAX_DIFFERENCE, check_accuracy, check_agreement, check_images, full_precision
 from eanet.export.eight_bits import batch_size, quantization_form, smallest_kernels
 from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.folding import deployment_form
@@ -40,7 +40,7 @@ OPERATORS = frozenset(
     SQUARE SQUARED_DIFFERENCE SQUEEZE STRIDED_SLICE SUB SUM TANH TRANSPOSE
     """.split()
 )
-MAX_MEMORY, MAX_MACS = 10**9, 5 * 10**10  # bytes of all tensors; multiplications with weights
+MAX_MEMORY, MAX_MACS = 10**9, 5 * 10**10  # bytes of the tensors held at a time; multiplications with weights
 
 
 def export_litert(model, path, config=None) -> None:
@@ -63,7 +63,8 @@ def export_litert(model, path, config=None) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(_with_metadata(_convert(deployment_form(model, config)), export_metadata(model, config)))
         images = check_images(config)
-        found, expected = (each.predict_on_batch(images) for each in (LitertModel(temporary), model))
+        with full_precision():
+            found, expected = (each.predict_on_batch(images) for each in (LitertModel(temporary), model))
         check_agreement(path, found, expected, MAX_DIFFERENCE["float32"])
 
 
@@ -285,13 +286,20 @@ class LitertModel:
         """Refuse a graph that would take long for an image, before it computes anything."""
         tensors = {tensor["index"]: tensor for tensor in self._interpreter.get_tensor_details()}
         size = {i: math.prod(map(int, tensor["shape"])) for i, tensor in tensors.items()}
+        nodes = self._interpreter._get_ops_details()
+        last = {i: number for number, node in enumerate(nodes) for i in node["inputs"]}  # use of each tensor
+        made = {i for node in nodes for i in node["outputs"]}
+        bytes_of = {i: size[i] * np.dtype(tensor["dtype"]).itemsize for i, tensor in tensors.items()}
+        memory = held = sum(bytes_of[i] for i in tensors if i not in made)
         macs = 0
-        for node in self._interpreter._get_ops_details():
+        for number, node in enumerate(nodes):
+            held += sum(bytes_of[i] for i in node["outputs"])
+            memory = max(memory, held)
+            held -= sum(bytes_of[i] for i in {*node["inputs"], *node["outputs"]} & made if last.get(i, number) <= number)
             if node["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
                 kernel, result = node["inputs"][1], node["outputs"][0]
                 channels = int(tensors[kernel]["shape"][3 if node["op_name"].startswith("DEPTH") else 0])
                 macs += size[result] * size[kernel] // max(1, channels)
-        memory = sum(size[i] * np.dtype(tensor["dtype"]).itemsize for i, tensor in tensors.items())
         if memory > MAX_MEMORY or macs > MAX_MACS:
             found = f"{memory / 1e9:,.1f} GB and {macs / 1e9:,.0f} billion multiplications"
             raise UserError(f"{self._path}: one image takes {found}, as with no export of an EANet")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from eanet.cli import UserError, atomic_path, printable, require
-from eanet.export.agreement import MAX_DIFFERENCE, check_agreement, check_images
+from eanet.export.agreement import MAX_DIFFERENCE, check_agreement, check_images, full_precision
 from eanet.export.metadata import check_output, export_metadata, find_export, read_metadata
 from eanet.export.onnx_graph import INPUT, PROBABILITIES, onnx_graph
 from eanet.export.onnx_limits import MAX_SECONDS, OUT_OF_MEMORY, bound_memory, check_graph, explain, time_limit
@@ -58,7 +58,7 @@ def export_onnx(model, path, config=None, weights: str = "float32") -> None:
         _store_float16(exported.graph)
     onnx.checker.check_model(exported, full_check=True)
     images = check_images(config)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, full_precision():
         save_onnx(exported, temporary)
         found, expected = (np.asarray(each.predict_on_batch(images)) for each in (OnnxModel(temporary), model))
         check_agreement(path, found, expected, MAX_DIFFERENCE[weights])

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import html
+import json
 import re
+import shlex
 import urllib.parse
 from pathlib import Path
 
@@ -168,8 +170,10 @@ def _templates():
         "fence": fence,
         "figure": figure,
         "interval": interval_text,
+        "literal": lambda text: Verbatim(json.dumps(str(text), ensure_ascii=False)),  # also of Python
         "millions": lambda number: f"{number / 1e6:.{1 if number >= 1e7 else 2}f}M",
         "percent": lambda fraction, digits=2: f"{100 * fraction:.{digits}f}%",
+        "shell": lambda text: Verbatim(shlex.quote(str(text))),
         "stem": lambda name: Path(name).stem.replace("_", " "),
         "url": lambda text: Verbatim(urllib.parse.quote(text)),
     }

@@ -242,13 +242,16 @@ def _head(api, space: str) -> tuple[str, bool]:
 
 
 def _keep_card(api, folder: Path, space: str, head: str) -> None:
-    """Keep a README that belongs to a demo, since its owner may have edited it; refuse a Space that is no static page."""
+    """Keep a README that belongs to a demo and that its owner has edited; refuse a Space that is no static page."""
     path = api.hf_hub_download(space, "README.md", repo_type="space", revision=head)
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     data = yaml.safe_load(split_card(text, f"README.md of {space}")[0]) or {}
     if data.get("sdk") != "static":
         raise UserError(f"{space}: is a Space of another kind (sdk: {data.get('sdk')}); give the name of a new one")
-    if data.get("models") is not None:  # a new Space has none: the Hub writes its first README
+    if (models := data.get("models")) is None:  # a new Space has none: the Hub writes its first README
+        return
+    ours = (folder / "README.md").read_text(encoding="utf-8")
+    if text != _card(ours, models[0] if models else None, str(data.get("title"))):  # else it is as an earlier demo wrote it
         write_text(folder / "README.md", text)
 
 

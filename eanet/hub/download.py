@@ -48,12 +48,12 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
     set_timeout()
     wanted = PARTS[part] if part else None
     before = _pulled_before(to, repo_id)
-    snapshot, complete = with_retries(lambda: _snapshot(repo_id, revision, wanted), repo_id)
-    files = {}
-    for path in sorted(p for p in snapshot.rglob("*") if p.is_file()):
-        name = path.relative_to(snapshot).as_posix()
-        if name != RECORD and matches(name, wanted):
-            files[name] = sha256(path)
+    snapshot, names = with_retries(lambda: _snapshot(repo_id, revision, wanted), repo_id)
+    complete = names is not None
+    if names is None:
+        names = _cached(snapshot, wanted)
+        _check_cached(repo_id, snapshot, names, [name for name in before if matches(name, wanted)], part)
+    files = {name: sha256(snapshot / name) for name in sorted(names) if name != RECORD}
     if not files:
         raise UserError(f"{repo_id}: revision {revision} has no {'logs' if part == 'logs' else 'model'}")
     for name, digest in files.items():
@@ -83,14 +83,14 @@ def matches(name: str, patterns) -> bool:
     return patterns is None or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _snapshot(repo_id: str, revision: str, wanted) -> tuple[Path, bool]:
-    """Return the snapshot's folder in the cache, and whether it has every file of the commit."""
+def _snapshot(repo_id: str, revision: str, wanted) -> tuple[Path, list[str] | None]:
+    """Return the snapshot's folder in the cache, and the commit's files, which are all there; offline None."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     patterns = list(wanted) if wanted else None
     if HF_HUB_OFFLINE:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns)), False
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns)), None
     api = HfApi(library_name="eanet")
     commit = api.model_info(repo_id, revision=revision).sha
     names = [name for name in api.list_repo_files(repo_id, revision=commit) if matches(name, wanted)]
@@ -102,7 +102,23 @@ def _snapshot(repo_id: str, revision: str, wanted) -> tuple[Path, bool]:
     missing = [name for name in names if not (snapshot / name).is_file()]
     if missing:
         raise ConnectionError(f"{missing[0]} was not downloaded")
-    return snapshot, True
+    return snapshot, names
+
+
+def _cached(snapshot: Path, wanted) -> list[str]:
+    """Return the files of a snapshot in the cache; programs that ran there have left others, which are no links."""
+    paths = [path for path in snapshot.rglob("*") if path.is_file()]
+    paths = [path for path in paths if path.is_symlink()] or paths  # there are systems without links
+    names = [path.relative_to(snapshot).as_posix() for path in paths if path.suffix != ".pyc"]
+    return [name for name in names if matches(name, wanted)]
+
+
+def _check_cached(repo_id: str, snapshot: Path, names: list[str], before: list[str], part: str | None) -> None:
+    """Raise UserError if the cache has only a part of the commit: it would be mixed with the files of an earlier pull."""
+    needed = [*before, *(KERAS_FILES if part != "logs" else ())]
+    if missing := sorted(set(needed) - set(names)):
+        found = f"the cache has only a part of commit {snapshot.name}, without {printable(missing[0])}"
+        raise UserError(f"{repo_id}: {found}; pull with a connection")
 
 
 def _pulled_before(to: Path, repo_id: str) -> dict[str, str]:

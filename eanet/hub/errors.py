@@ -75,7 +75,7 @@ def explain(error, status: int | None, repo_id: str) -> str:
     said = next(filter(None, messages), None) or first_line(error)
     reasons = {
         401: "the token was not accepted (401); log in again with `hf auth login`, or set another HF_TOKEN",
-        403: f"the token lacks permission (403); a push needs write access to {repo_id.split('/')[0]}",
+        403: f"the token lacks permission (403); a push needs write access to {repo_id.split('/')[0]}, a pull read access",
         404: "no such repository or revision, or it is private (404); check the name and the revision",
         409: "the Hub reports a conflict (409); run the same command again",
         429: "the Hub reports too many requests (429)",
@@ -83,6 +83,8 @@ def explain(error, status: int | None, repo_id: str) -> str:
     }
     if get_token() is None:  # the Hub's answer to people without a login, so as not to tell what is private
         reasons[401] = "no such repository, or it is private (401); check the name, or log in with `hf auth login`"
+    if any(type(each).__name__ == "GatedRepoError" for each in _chain(error)):
+        reasons[status] = f"access is granted to single accounts ({status}); ask for it on the repository's page, and log in"
     if status is not None and status >= 500:
         return f"{repo_id}: the Hub returned a server error ({status}); try again later"
     return without_token(f"{repo_id}: {reasons.get(status, f'the Hub refused ({status}: {said})')}")

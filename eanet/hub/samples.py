@@ -76,7 +76,12 @@ def publish_samples(run: Path, folder: Path, data: str | Literal[True] = True) -
         config = load_config(folder)
         labels = tuple(config.id2label.values())
         dataset = load_dataset(data, config, labels=labels, need_train=False)
-        write_samples(target, dataset.test or dataset.validation or dataset.train, labels)
+        split = dataset.test or dataset.validation
+        if split is None:
+            raise UserError(
+                f"{data}: has only training images; --publish-samples without DATA publishes test images of the run"
+            )
+        write_samples(target, split, labels)
         return
     kept = sorted(path for path in (run / KEPT).glob("*.png") if path.is_file() and not path.is_symlink())
     if not kept:

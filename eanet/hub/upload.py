@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from eanet.cli import UserError, temporary_folder, write_text
+from eanet.cli import UserError, printable, read_json, temporary_folder, write_text
 from eanet.hub import provenance, staging
 from eanet.hub.card import card_warnings, render_card, update_card
 from eanet.hub.card_facts import collect_facts
@@ -23,6 +23,9 @@ from eanet.hub.staging import CARD
 from eanet.hub.tokens import check_no_token, without_token
 from eanet.run_dir import RESULTS_FILE
 from eanet.saving import LEGACY_ONNX_FILE, ONNX_FILE
+from modeling_eanet import CONFIG_FILE
+
+LICENSE = "LICENSE"  # of the code; where the repository has one, it is of its owner's choice
 
 # What an earlier run may have left on the Hub, which would be about other weights; a push deletes it. `*` also matches "/".
 STALE = (*staging.ARTEFACTS, *staging.MEASURED, *provenance.REPORT, provenance.FIGURES_RECORD,
@@ -185,6 +188,7 @@ class _Push:
             head, _ = self._head()
         listing = self.api.list_repo_tree(self.repo_id, recursive=True, revision=head) if head else []
         theirs = {entry.path: entry for entry in listing if hasattr(entry, "blob_id")}  # files, not folders
+        self._keep_what_is_theirs(theirs, head)
         self._complete(theirs, head)
         old_card = _read_card(self._download(CARD, head), f"{CARD} of {self.repo_id} on the Hub") if CARD in theirs else None
         write_text(self.staged.folder / CARD, self.card(old_card))
@@ -278,7 +282,7 @@ class _Push:
         if (record := provenance.DEMO_RECORD) in theirs and not (folder / record).exists():
             self.from_hub += [record] * (provenance.recorded_space(self._download(record, head), model) is not None)
         for name in self.from_hub:
-            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._download(name, head), folder / name)
             if name == NOTEBOOK and not self._has_these_weights(theirs, head):
                 staging.clear_outputs(folder / name)
@@ -288,6 +292,20 @@ class _Push:
         if not (folder / ONNX_FILE).exists() and not self.onnx_tried:
             self.onnx_tried = True
             export_if_possible(model, folder / ONNX_FILE)
+
+    def _keep_what_is_theirs(self, theirs: dict, head: str) -> None:
+        """Refuse a repository with a model of another kind, and leave its LICENSE to its owner."""
+        config = None
+        if CONFIG_FILE in theirs:
+            with contextlib.suppress(UserError):  # no JSON
+                config = read_json(self._download(CONFIG_FILE, head))
+        kind = config.get("model_type", "eanet") if isinstance(config, dict) else "eanet"
+        if kind != "eanet":
+            raise UserError(
+                f"{self.repo_id}: holds a model of another kind ({printable(str(kind))}); push to a new repository"
+            )
+        if LICENSE in theirs:
+            (self.staged.folder / LICENSE).unlink(missing_ok=True)
 
     def _has_these_weights(self, theirs: dict, head: str) -> bool:
         found = provenance.checksum_of(self._download(RESULTS_FILE, head).parent) if RESULTS_FILE in theirs else None
