@@ -288,8 +288,8 @@ def test_the_training_is_told_with_every_setting(training_facts):
     old = card.render_card(training_facts({k: v for k, v in TRAINING.items() if k != "recipe"}))
     assert "| 1 | 1 | 1 | seed 7 | 4 s | a laptop | 2026-01-31 |" in old  # of an older train.py
     assert "Initial weights: `runs/base`." in old and "shipped weights" not in old
-    new = card.render_card(training_facts({**TRAINING, "epochs": 2, "wall_time_s": 5400, "backend": "jax 1"}))
-    for words in ("1 h 30 min", "a laptop, jax 1", "CutMix on 50%, none in the last epoch", "batch 64",
+    new = card.render_card(training_facts({**TRAINING, "epochs": 2, "wall_time_s": 5400, "backend": "jax 1", "devices": 8}))
+    for words in ("1 h 30 min", "a laptop (8 devices), jax 1", "CutMix on 50%, none in the last epoch", "batch 64",
                   "peak learning rate 0.005, 2 warm-up epochs",
                   "weight decay 0.1", "label smoothing 0.05", "float32; seed 7",
                   "The shipped weights are the moving average of the weights (momentum 0.9975)."):  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import only_line
 
-from eanet import evaluation, report
+from eanet import evaluation, figures, report
 
 LABELS = ["a", "b", "c"]
 Y = np.array([0, 0, 1, 1, 2, 2])
@@ -131,3 +131,12 @@ def test_a_record_of_an_older_run_names_its_parent_otherwise(found, tmp_path):
     results = {**RESULTS, "training": {"recipe": {}, "begun_with": {"epochs": 2}}}
     report.write_report(tmp_path, found, results, HISTORY)
     assert "started from an earlier run's weights" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("cutmix", "words"), [(0.5, ", half of them mixed by CutMix."), (0.2, ", 20% of them mixed by CutMix.")]
+)
+def test_the_caption_of_the_curves_says_how_many_images_are_mixed(cutmix, words):
+    history = {"loss": [2.0, 1.0], "accuracy": [0.5, 0.75]}
+    caption = figures.curves(history, {"cutmix": cutmix, "epochs": 20}, False).caption
+    assert caption.endswith(words)
