@@ -6,7 +6,8 @@ import json
 import pytest
 from conftest import encoded, noise, tiny_config
 
-from eanet.data import inspect, load_dataset
+from eanet.data import inspect, load_dataset, table_index
+from eanet.data.files import File, Folder
 from modeling_eanet import UserError
 
 FILES = [f"{i}.png" for i in range(6)]
@@ -285,3 +286,49 @@ def test_class_that_only_the_test_split_has(tmp_path):
     rows = [(*row, "train") for row in ROWS[:5]] + [(FILES[5], "emu", "test")]
     (tmp_path / "labels.csv").write_text(lines(rows, "file,label,split"))
     assert error_of(tmp_path).endswith("class emu of the test split is not among the classes of the training split")
+
+
+# Which file a row means -----------------------------------------------------------------------------------------------
+
+
+def of_classes(count=20, kinds=("cat", "dog")):
+    return [(f"{kind}/IMG_{i}.png", kind) for kind in kinds for i in range(count)]
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "/home/me/set/", "C:\\set\\"])
+@pytest.mark.parametrize("other", ["unknown", "dog"])
+def test_a_missing_file_is_not_one_of_that_name_in_another_folder(tmp_path, prefix, other):
+    rows = [(name.replace("dog/IMG", "dog/D") if other == "unknown" else name, label) for name, label in of_classes()]
+    draw(tmp_path, *(name for name, _ in rows if name != "cat/IMG_7.png"), f"{other}/IMG_7.png")
+    (tmp_path / "labels.csv").write_text(lines([(prefix + name, label) for name, label in rows], "file,label"))
+    dataset = load(tmp_path)
+    assert len(dataset.train) == 39 and (dataset.train.y == 0).sum() == 19
+    assert dataset.left_out[0]["reason"] == "no such file (row 8 of labels.csv)"
+    assert len(dataset.left_out) == (1 if other == "dog" else 2)
+
+
+def test_images_of_a_row_are_not_those_of_a_missing_folder(tmp_path):
+    rows = [*of_classes(2, ["cat"]), *of_classes(20, ["dog", "emu"])]
+    draw(tmp_path, *(name for name, kind in rows if kind != "cat" and "emu/IMG_1" not in name), "emu/IMG_19.png")
+    (tmp_path / "labels.csv").write_text(lines(rows, "file,label"))
+    message = error_of(tmp_path)
+    assert "first cat/IMG_0.png: no such file (row 1 of labels.csv)" in message
+
+
+@pytest.mark.parametrize("name", ["/home/me/{}.png", "photos/{}.png", "{}.png", "{}", "img/{}.jpg", "IMG/{}.png"])
+def test_rows_find_files_that_were_moved_or_converted(tmp_path, name):
+    draw(tmp_path, *(f"img/{'deep/' * (i % 2)}{i}.png" for i in range(6)))
+    rows = [(name.format(i), label) for i, (_, label) in enumerate(ROWS)]
+    (tmp_path / "labels.csv").write_text(lines(rows, "file,label"))
+    assert sizes(load(tmp_path)) == (6, None, None, 0)
+
+
+def test_rows_of_another_computer_take_no_longer_with_more_classes(monkeypatch):
+    calls, original = [], table_index.split_of_path
+    monkeypatch.setattr(table_index, "split_of_path", lambda *names: calls.append(1) or original(*names))
+    root, names = Folder(), [f"class{k}/{i}.png" for k in range(200) for i in range(5)]
+    for name in names:
+        root.add(tuple(name.split("/")), name)
+    index, table = table_index.FileIndex(root), File(("train.csv",), "train.csv")
+    assert [index.find(table, f"/kaggle/input/set/{name}").source for name in names] == names
+    assert len(calls) <= 3 * len(names)

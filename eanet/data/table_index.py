@@ -41,7 +41,8 @@ class FileIndex:
     """Finds files by what tables call them.
 
     A row's path is relative to the table or to the root; if nothing is there, as for paths of another computer, the file of
-    that name is meant, with the longest end of the path in common. Upper and lower case and the suffix may differ.
+    that name is meant, with the longest end of the path in common. Upper and lower case and the suffix may differ. A folder
+    of the row that holds images here must hold this one.
 
     Args:
         root: the tree of the data set.
@@ -49,12 +50,14 @@ class FileIndex:
 
     def __init__(self, root: Folder):
         self._root = root
+        self._by_end: dict[tuple, dict[tuple[str, ...], File | None]] = {}
 
     @functools.cached_property
-    def _files(self) -> tuple[dict[str, File], dict[str, list[File]]]:
-        """The files by path and by name, with and without suffix; made when a table asks."""
+    def _files(self) -> tuple[dict[str, File], dict[str, list[File]], set[tuple[str, ...]]]:
+        """The files by path and by name, with and without suffix, and all ends of their folders; made when a table asks."""
         by_path: dict[str, File] = {}
         by_name: dict[str, list[File]] = {}
+        folders = set()
         for file in self._root.walk():
             if not may_be_image(file):
                 continue
@@ -62,7 +65,8 @@ class FileIndex:
             for key in dict.fromkeys((path, _stem(path))):
                 by_path.setdefault(key, file)
                 by_name.setdefault(posixpath.basename(key).casefold(), []).append(file)
-        return by_path, by_name
+            folders.add(file.parts[:-1])
+        return by_path, by_name, {end for folder in folders for end in _ends(folder) if end}
 
     def has(self, table: File, cell: str) -> bool:
         """Return whether `find` finds a file."""
@@ -73,33 +77,67 @@ class FileIndex:
         name = file_name_of(cell)
         if not name:
             return None
-        by_path, by_name = self._files
+        by_path, by_name, folders = self._files
         for path in (posixpath.join("/".join(table.parts[:-1]), name), name):
             if found := by_path.get(posixpath.normpath(path)):
                 return found
-        parts = tuple(part for part in name.casefold().split("/") if part not in ("", ".", ".."))
+        parts = _parts(name)
         if not parts:
             return None
-        called = by_name.get(parts[-1], [])
-        if not called and looks_like_image_name(name):  # the images were converted
-            called = by_name.get(_stem(parts[-1]), [])
-        if wanted := split_of_path(table.parts, parts):  # train/7.png and test/7.png
-            called = [file for file in called if split_of_path((), file.parts) in (None, wanted)]
-        if len(called) > 1:
-            ends = [_common_end(parts[:-1], tuple(map(str.casefold, file.parts[:-1]))) for file in called]
-            called = [file for file, end in zip(called, ends, strict=True) if end == max(ends)]
-        if len(called) > 1:
-            called = [file for file in called if split_of_path((), file.parts) == (wanted or "train")]
-        return called[0] if len(called) == 1 else None
+        called = parts[-1]
+        if called not in by_name and looks_like_image_name(name):  # the images were converted
+            called = _stem(called)
+        files = self._files_by_end(called, split_of_path(table.parts, parts))  # train/7.png and test/7.png
+        for end in _ends(parts[:-1]):
+            if end in files:
+                return files[end]
+            if end in folders:  # which does not hold it, unless it is further below
+                found = files.get(())
+                return found if found and end[-1] in _folded(found.parts[:-1]) else None
+        return None
+
+    def _files_by_end(self, name: str, wanted: str | None) -> dict[tuple[str, ...], File | None]:
+        """Return the files of a name, and of a split if that is known, by all ends of their folders; None for several."""
+        if (name, wanted) in self._by_end:
+            return self._by_end[name, wanted]
+        by_end: dict[tuple[str, ...], list[tuple[File, str | None]]] = {}
+        called = self._files[1].get(name, [])
+        for file in called:
+            split = split_of_path((), file.parts)
+            if not wanted or split in (None, wanted):
+                for end in _ends(file.parts[:-1]):
+                    by_end.setdefault(end, []).append((file, split))
+        found = {end: _only(files, wanted or "train") for end, files in by_end.items()}
+        if len(called) > 1:  # other names are asked for once
+            self._by_end[name, wanted] = found
+        return found
 
 
-def _common_end(first: tuple[str, ...], second: tuple[str, ...]) -> int:
-    count = 0
-    for a, b in zip(reversed(first), reversed(second), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+def names_other_folder(cell: str, file: File) -> bool:
+    """Return whether a cell gives a folder, and another one than that of the file."""
+    folders = _parts(file_name_of(cell))[:-1]
+    return bool(folders) and folders[-1:] != _folded(file.parts[:-1])[-1:]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.casefold().split("/") if part not in ("", ".", ".."))
+
+
+def _folded(folders: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", name).casefold() for name in folders)
+
+
+@functools.lru_cache(2**16)
+def _ends(folders: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the ends of a path in lower case, from all of it to nothing."""
+    folded = _folded(folders)
+    return [folded[start:] for start in range(len(folded) + 1)]
+
+
+def _only(found: list[tuple[File, str | None]], split: str) -> File | None:
+    """Return the only file, or the only one of a split."""
+    files = [file for file, own in found if len(found) == 1 or own == split]
+    return files[0] if len(files) == 1 else None
 
 
 def _stem(path: str) -> str:

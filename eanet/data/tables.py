@@ -12,7 +12,7 @@ from eanet.data.files import File, Folder, LeftOut, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.table_columns import choose_columns
 from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, read_rows
-from eanet.data.table_index import FileIndex, split_of_path
+from eanet.data.table_index import FileIndex, names_other_folder, split_of_path
 
 # These decide about the labels even where there are class folders; any other table only where there are none.
 FIRST = re.compile(r"(metadata|labels?)\.(csv|tsv|jsonl|ndjson|parquet)", re.I)
@@ -190,10 +190,12 @@ def _collect(table: Table, index: FileIndex, samples: dict, used: dict, left_out
     """Add the samples of a table by split; `used` gets their labels by file."""
     where = table.file.path
     known = any(split_of(part) for _, _, part in table.rows)
-    for number, (name, label, part) in enumerate(table.rows, 1):
+    files = [index.find(table.file, name) for name, _, _ in table.rows]
+    pairs = [(name, file) for (name, _, _), file in zip(table.rows, files, strict=True) if file]
+    certain = {file.parts for name, file in pairs if not names_other_folder(name, file)}
+    for number, ((name, label, part), found) in enumerate(zip(table.rows, files, strict=True), 1):
         row = f"(row {number} of {where})"
-        found = index.find(table.file, name)
-        if found is None:
+        if found is None or found.parts in certain and names_other_folder(name, found):  # it is that of another row
             if name:
                 left_out.images += 1
                 left_out.add(printable(name), f"no such file {row}", broken=True)
