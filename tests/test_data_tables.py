@@ -95,6 +95,22 @@ def test_a_table_for_each_split(tmp_path):
     assert sizes(load(tmp_path)) == (4, 1, 1, 0)
 
 
+@pytest.mark.parametrize("prefix", ["train/", "/home/me/train/"])
+def test_the_table_of_a_split_wins_over_a_folder_called_train(tmp_path, prefix):
+    draw(tmp_path / "train", *(f"{i}.png" for i in range(10)))
+    rows = [(f"{prefix}{i}.png", "dog" if i % 2 else "cat") for i in range(10)]
+    (tmp_path / "train.csv").write_text(lines(rows[:7]))
+    (tmp_path / "val.csv").write_text(lines(rows[7:]))
+    assert sizes(load(tmp_path)) == (7, 3, None, 0)
+
+
+def test_folders_of_several_splits_win_over_the_table(tmp_path):
+    rows = [(f"{split}/{file}", label) for split in ("train", "val") for file, label in ROWS]
+    draw(tmp_path, *(file for file, _ in rows))
+    (tmp_path / "trainval.csv").write_text(lines(rows))
+    assert sizes(load(tmp_path)) == (6, 6, None, 0)
+
+
 def test_split_column(tmp_path):
     draw(tmp_path, *FILES)
     rows = [(*row, split) for row, split in zip(ROWS, ("train", "Train", "VAL", "train", "test", "valid"), strict=True)]

@@ -193,6 +193,8 @@ def _collect(table: Table, index: FileIndex, samples: dict, used: dict, left_out
     files = [index.find(table.file, name) for name, _, _ in table.rows]
     pairs = [(name, file) for (name, _, _), file in zip(table.rows, files, strict=True) if file]
     certain = {file.parts for name, file in pairs if not names_other_folder(name, file)}
+    folders = {split for _, file in pairs if (split := split_of_path((), file.parts))}
+    own = table.split if len(folders) < 2 else None  # val.csv of images in train/, but not of those in train/ and test/
     for number, ((name, label, part), found) in enumerate(zip(table.rows, files, strict=True), 1):
         row = f"(row {number} of {where})"
         if found is None or found.parts in certain and names_other_folder(name, found):  # it is that of another row
@@ -205,7 +207,9 @@ def _collect(table: Table, index: FileIndex, samples: dict, used: dict, left_out
                 left_out.add(found.path, f"listed again {row}")
             continue
         used[found.parts] = label
-        split = split_of(part) or (None if known and part else split_of_path(table.file.parts, found.parts) or "train")
+        split = split_of(part) or (
+            None if known and part else own or split_of_path(table.file.parts, found.parts) or "train"
+        )
         if not label or label == SEVERAL:
             left_out.add(found.path, f"{'several labels' if label else 'no label'} {row}")
         elif split is None:
