@@ -184,6 +184,32 @@ def test_an_archive_for_each_split(tmp_path):
     assert sizes(tmp_path) == (4, None, 2, 0)
 
 
+@pytest.mark.parametrize("names", [("set.0.tar", "set.1.tar"), ("set.tar", "set.tgz"), ("a/set.tar", "b/set.tar")])
+def test_archives_whose_names_begin_alike(tmp_path, names):
+    content = {f"{i}.png": image(i) for i in range(4)} | {f"{i}.cls": str(i % 2).encode() for i in range(4)}
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_tar(tmp_path / name, content, "")
+    assert sizes(tmp_path) == (8, None, None, 0)
+
+
+def test_archives_and_tables_of_splits(tmp_path):
+    for split, count in (("train", 6), ("test", 4)):
+        write_zip(tmp_path / f"v1.0-{split}.zip", {f"{i}.png": image(i) for i in range(count)})
+        (tmp_path / f"{split}.csv").write_text("file,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(count)))
+    assert sizes(tmp_path) == (6, None, 4, 0)
+
+
+def test_no_member_replaces_another_file(tmp_path):
+    write_zip(tmp_path / "images.zip", {f"img/{i}.png": image(i) for i in range(4)} | {"README.txt": b"images"})
+    rows = "".join(f"img/{i}.png,{i % 2}\n" for i in range(4)).encode()
+    write_zip(tmp_path / "tables.zip", {"labels.csv": b"file,label\n" + rows, "README.txt": b"tables"})
+    (tmp_path / "README.txt").write_text("all")
+    dataset = load_dataset(tmp_path, tiny_config())
+    listed = [entry["path"] for entry in dataset.left_out]
+    assert len(dataset.train) == 4 and listed == ["README.txt", "images.zip/README.txt", "tables.zip/README.txt"]
+
+
 def test_table_in_an_archive(tmp_path):
     rows = "".join(f"{name},{name.split('/')[0]}\r\n" for name in members(""))
     content = {f"set/{name}": data for name, data in members("").items()} | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from eanet.cli import UserError, printable
@@ -30,7 +31,7 @@ from eanet.data.files import (
     name_of,
     scan_folder,
 )
-from eanet.data.folders import Listing, are_parts, list_class_folders, split_of
+from eanet.data.folders import Listing, are_parts, list_class_folders, split_of, splits_at_end
 from eanet.data.hub import find_saved, find_shards, is_repo_id, load_hub
 from eanet.data.pairs import list_pairs
 from eanet.data.report import describe, inspect
@@ -216,7 +217,10 @@ def _tables_in(tree: Folder) -> list[File]:
 
 
 def _opened(tree: Folder, archives: list[File], where: str, left_out: LeftOut) -> Folder:
-    """Return the tree with the members of archives in place of these: each in a folder of its name, if there are several."""
+    """Return the tree with the members of archives in place of these: each in a folder of its name, if there are several.
+
+    A member whose path is taken goes into a folder called as the archive is.
+    """
     inside = {}
     for file in archives:
         if not callable(file.source):
@@ -224,23 +228,38 @@ def _opened(tree: Folder, archives: list[File], where: str, left_out: LeftOut) -
         content = file.source() if callable(file.source) else None
         inside[file] = scan_archive(file.source if content is None else f"{where}/{file.path}", left_out, content)
     full = [file for file in archives if has_images(inside[file])]
-    names = [file.name.partition(".")[0] for file in full]
-    splits = [split_of(name) for name in names]
+    names = _folder_names(full)
+    splits = [split_of(name) for name in names.values()]
     flat = all(len({f.parts[:-1] for f in inside[file].walk() if looks_like_image(f)}) == 1 for file in full)
     if len(full) > 1 and not flat and not _tables_in(tree) and (None in splits or len(set(splits)) < len(splits)):
         listed = ", ".join(file.path for file in full[:4]) + (", ..." if len(full) > 4 else "")
         raise UserError(f"{where}: several archives with images ({listed}); give one of them, or unpack them")
-    merged = Folder()
-    for file in tree.walk():
-        if file not in inside:
-            merged.add(file.parts, file.source)
+    placed = {file.parts: file.source for file in tree.walk() if file not in inside}
     for file, members in inside.items():
-        name = file.name.partition(".")[0]
+        name = names.get(file) or file.name.partition(".")[0]
         within = (*file.parts[:-1], name) if file in full and len(full) > 1 else file.parts[:-1]
-        twice = within and within[-1] == name and list(members.folders) == [name] and not members.files  # train/train/
+        same = list(members.folders) in ([name], [_stem(file)]) and not members.files
+        twice = within and within[-1] == name and same  # train/train/
         for member in members.walk():
-            merged.add((*within, *member.parts[bool(twice) :]), member.source)
+            parts = (*within, *member.parts[bool(twice) :])
+            placed[parts if parts not in placed else (*file.parts, *member.parts)] = member.source
+    merged = Folder()
+    for parts, source in placed.items():
+        merged.add(parts, source)
     return merged
+
+
+def _folder_names(archives: list[File]) -> dict[File, str]:
+    """Return a folder for each archive: its name up to the first dot, or more of it if others begin alike; or its split."""
+    forms = ([file.name.partition(".")[0] for file in archives], [_stem(f) for f in archives], [f.name for f in archives])
+    folders = [file.parts[:-1] for file in archives]
+    names = next(names for names in forms if len({*zip(folders, names, strict=True)}) == len(archives))
+    splits = splits_at_end(names)  # of v1.0-train.zip and v1.0-test.zip
+    return {file: splits[name] if len(splits) == len(names) else name for file, name in zip(archives, names, strict=True)}
+
+
+def _stem(file: File) -> str:
+    return re.sub(rf"({'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})+$", "", file.name, flags=re.I)
 
 
 def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> Listing:

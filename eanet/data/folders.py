@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from eanet.cli import UserError, printable
@@ -93,12 +94,14 @@ def split_folders(folder: Folder) -> dict[str, Folder]:
 
 
 def _split_names(folder: Folder) -> dict[str, str]:
-    """Return the split of each folder whose name tells one, also of `a_train` and `a_test`, which only differ in it."""
-    found = {name: split for name in folder.folders if (split := split_of(name))}
-    if found:
-        return found
+    """Return the split of each folder whose name tells one, also of `a_train` and `a_test`."""
+    return {name: split for name in folder.folders if (split := split_of(name))} or splits_at_end(folder.folders)
+
+
+def splits_at_end(names: Iterable[str]) -> dict[str, str]:
+    """Return the splits of `a_train` and `a_test`, names that only differ in it; {} for others."""
     groups: dict[tuple, dict[str, str]] = {}
-    for name in folder.folders:
+    for name in names:
         words = re.split(r"[ _-]+", name.lower())
         for rest, word in ((words[:-1], words[-1]), (words[1:], words[0])):
             if rest and word in _WORDS:
