@@ -278,6 +278,18 @@ def test_folder_that_cannot_be_listed_is_counted_as_broken(images, tmp_path, mon
         assert f"train/cat/inner/: {reason}" in error_of(tmp_path)
 
 
+def test_class_that_lists_of_files_leave_to_the_test_split_is_measured(tmp_path):
+    kinds = ("cat", "cow", "dog")
+    draw(tmp_path, *(f"{kind}/{i}.png" for kind in kinds for i in range(10)))
+    for split, numbers, listed in (("train", range(8), ("cat", "dog")), ("test", range(8, 10), kinds)):
+        (tmp_path / f"{split}.txt").write_text("".join(f"{kind}/{i}\n" for kind in listed for i in numbers))
+    with (tmp_path / "test.txt").open("a") as file:
+        file.writelines(f"cow/{i}\n" for i in range(8))
+    dataset = load_dataset(tmp_path, tiny_config(), labels=kinds, need_train=False)
+    assert sizes(dataset) == (16, None, 14, 2) and (dataset.test.y == 1).sum() == 10
+    assert error_of(tmp_path).endswith("class cow of the test split is not among the classes of the training split")
+
+
 # Broken images --------------------------------------------------------------------------------------------------------
 
 

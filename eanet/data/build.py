@@ -97,7 +97,7 @@ def check_classes(listing: Listing, read: set[str], where: str, left_out: LeftOu
     """Raise UserError if a class has no image among those that were read, whose classes are `read`."""
     if not listing.places or "train" not in listing.samples:
         return
-    for label in sorted(set(listing.places) - read):
+    for label in sorted({sample.label for sample in listing.samples["train"]} - read):
         paths = {sample.path for sample in listing.samples["train"] if sample.label == label}
         first = next(entry for entry in left_out.entries if entry["path"] in paths)
         reason = f"{first['path']}: {first['reason']}"
