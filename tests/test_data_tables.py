@@ -141,6 +141,34 @@ def test_captions_are_not_labels(tmp_path):
     assert dataset.left_out == [{"path": "metadata.csv", "reason": "not an image (.csv)"}]
 
 
+@pytest.mark.parametrize("column", ["fold", "partition", "set", "kfold", "Split ID", "is_test", "eval_partition"])
+def test_a_column_of_splits_or_folds_is_no_class(tmp_path, column):
+    draw(tmp_path, *FILES)
+    (tmp_path / "a.csv").write_text(lines([(file, i % 3) for i, file in enumerate(FILES)], f"image,{column}"))
+    assert f"a.csv: which column is the class? It has {column}; name one as label_column" in error_of(tmp_path)
+    assert load(tmp_path, label_column=column).labels == ("0", "1", "2")
+    (tmp_path / "labels.tsv").write_text(lines(ROWS, "image,kind").replace(",", "\t"))
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
+def test_a_column_called_as_the_class_wins_over_the_only_other_one(tmp_path):
+    draw(tmp_path, *FILES)
+    cameras = lines([(file, ("Canon", "Nikon")[i % 2]) for i, file in enumerate(FILES)], "file_name,camera")
+    for name in ("a.csv", "metadata.csv"):
+        (tmp_path / name).write_text(cameras)
+    assert load(tmp_path).labels == ("Canon", "Nikon")
+    (tmp_path / "b.csv").write_text(lines(ROWS, "file,species"))
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
+def test_class_folders_win_over_metadata_without_a_column_for_the_class(tmp_path):
+    rows = [(f"{label}/{file}", ("Canon", "Nikon")[i % 2]) for i, (file, label) in enumerate(ROWS)]
+    draw(tmp_path, *(file for file, _ in rows))
+    (tmp_path / "metadata.csv").write_text(lines(rows, "file_name,camera"))
+    assert load(tmp_path).labels == ("cat", "dog")
+    assert load(tmp_path, label_column="camera").labels == ("Canon", "Nikon")
+
+
 def test_kaggle_example_of_an_answer_is_no_table(tmp_path):
     draw(tmp_path, *(f"train/{file}" for file in FILES), "test/7.png", "test/8.png")
     (tmp_path / "labels.csv").write_text(lines([(file[:-4], label) for file, label in ROWS], "id,breed"))

@@ -20,6 +20,8 @@ LABEL_COLUMNS = (
 ).split()
 SPLIT_COLUMNS = ("split", "set", "subset", "partition", "dataset", "datasettype", "usage")
 HELD_OUT_COLUMNS = {"isvalid": "validation", "isval": "validation", "isvalidation": "validation", "istest": "test"}
+# What else tells a part of the data, and is no class: fold, kfold, fold_1, eval_partition.
+_PART_COLUMN = re.compile(r"(k|cv|eval|data|train|val|test)?(fold|split|partition|subset)s?(id|no|number|index)?\d*")
 _MOST = 64  # columns that are looked at for file names
 
 
@@ -45,6 +47,12 @@ class Columns:
     def certain_split(self) -> bool:
         """Whether the column `split` is one by its name; if not, all of its values must be splits."""
         return self.split is None or bool(self.held_out) or plain_name(self.names[self.split]) in SPLIT_COLUMNS
+
+    @property
+    def certain_label(self) -> bool:
+        """Whether the class is found by the names of columns, if these have some; if not, it is in the only other one."""
+        name = plain_name(self.names[self.labels[0]])
+        return len(self.labels) > 1 or not any(self.names) or name in LABEL_COLUMNS or _tells_class(name)
 
     def read(self, rows: Rows) -> Iterator[tuple[str, str, str]]:
         """Yield (file, class or "" or `SEVERAL`, split or "") of each row, as text."""
@@ -129,27 +137,36 @@ def _label_columns(rows: Rows, names: list[str], cells: list[tuple], others: lis
         for i in others:
             if names[i] == name:
                 return [i]
+    possible = [i for i in others if not _tells_part(names[i])]
     if not rows.named:
         repeated = others if len(others) == 1 else [i for i in others if _repeats(rows, i)]
         words = [i for i in repeated if any(re.search(r"[^\d.-]", cell) for cell in cells[i])]
         found = words if len(words) == 1 else repeated
     else:
-        found = [i for i in others if "label" in names[i] or "class" in names[i]]
+        found = [i for i in possible if _tells_class(names[i])]
     if len(found) == 1:
         return found
-    flags = [i for i in others if all(map(_is_truth, cells[i])) and any(cells[i])]
+    flags = [i for i in possible if all(map(_is_truth, cells[i])) and any(cells[i])]
     if rows.named and len(flags) > 1:
         single = sum(sum(_truth(cells[i][k]) for i in flags) == 1 for k in range(len(cells[0])))
         if single >= 0.9 * len(cells[0]):
             return flags
         return f"it has several classes per image ({_listed(rows.header, flags)}); name one column as label_column"
-    if len(others) == 1 and _repeats(rows, others[0]):  # the only other one, unless it says something else of each image
+    if len(others) == len(possible) == 1 and _repeats(rows, others[0]):  # unless it says something else of each image
         return others
     if not others:
         return "it has no column with the class"
     if not rows.named:
         return f"which column is the class? It has {len(names)} without names; give the number of one as label_column"
     return f"which column is the class? It has {_listed(rows.header, others)}; name one as label_column"
+
+
+def _tells_class(name: str) -> bool:
+    return "label" in name or "class" in name
+
+
+def _tells_part(name: str) -> bool:
+    return name in SPLIT_COLUMNS or name in HELD_OUT_COLUMNS or _PART_COLUMN.fullmatch(name) is not None
 
 
 def _repeats(rows: Rows, column: int) -> bool:

@@ -14,7 +14,8 @@ from eanet.data.table_columns import choose_columns
 from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, read_rows
 from eanet.data.table_index import FileIndex, names_other_folder, split_of_path
 
-# These decide about the labels even where there are class folders; any other table only where there are none.
+# These decide about the labels even where there are class folders, metadata if it has a column for the class by its name;
+# any other table only where there are none.
 FIRST = re.compile(r"(metadata|labels?)\.(csv|tsv|jsonl|ndjson|parquet)", re.I)
 _SUBMISSION = re.compile("submission", re.I)  # Kaggle's example of an answer: the labels in it mean nothing
 MAX_OTHER = 100  # files that may be tables, by their suffix
@@ -28,11 +29,13 @@ class Table:
         file: where it was read from.
         rows: (file, label, split or "") of each row, as text.
         split: of its images, by its name, or None.
+        certain: whether the names of its columns tell which one is the class.
     """
 
     file: File
     rows: list[tuple[str, str, str]]
     split: str | None
+    certain: bool
 
 
 def list_tables(
@@ -170,14 +173,17 @@ def find_tables(
         if isinstance(columns, str):
             problem = problem or f"{file.path}: {columns}"
             continue
+        if first_only and file.name.lower().startswith("metadata") and not columns.certain_label:
+            continue
         cells = list(columns.read(rows))
         if not rows.certain_text and not all((name + label).isascii() for name, label, _ in cells):
             raise UserError(f"{where}: {file.path}: not UTF-8 text; save it as UTF-8")
         if not columns.certain_split and None in {split_of(part) for _, _, part in cells}:
             cells = [(name, label, "") for name, label, _ in cells]
         if any(index.find(file, name) for name, _, _ in cells):
-            tables.append(Table(file, cells, split_of_path(file.parts, ())))
-    return [t for t in tables if len(tables) == 1 or not _names_classes(t)] or tables, problem
+            tables.append(Table(file, cells, split_of_path(file.parts, ()), columns.certain_label or label is not None))
+    tables = [table for table in tables if len(tables) == 1 or not _names_classes(table)] or tables
+    return [table for table in tables if table.certain] or tables, problem
 
 
 def _names_classes(table: Table) -> bool:
