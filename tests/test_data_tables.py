@@ -132,6 +132,42 @@ def test_table_wins_over_class_folders(tmp_path):
     assert load(tmp_path).labels == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("given", "other"),
+    [
+        ("clean.csv", ""),
+        ("v2.txt", "v1.txt"),
+        ("mine.csv", "labels.csv"),
+        ("mine.csv", "cat/metadata.csv"),
+        ("submission.csv", "train.csv"),
+        ("mine.csv.gz", "mine.csv"),
+    ],
+)
+def test_a_table_that_is_given_decides_alone(tmp_path, given, other):
+    draw(tmp_path, *(f"{kind}/{file}" for kind in ("cat", "dog") for file in FILES))
+
+    def write(name, kinds):
+        rows = [(f"cat/{file}", kinds[i % 2]) for i, file in enumerate(FILES)]
+        text = lines(rows) if ".csv" in name else "".join(" ".join(row) + "\n" for row in rows)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+
+    write(given, ("tabby", "siamese"))
+    if other:
+        write(other, ("a", "b"))
+    dataset = load(tmp_path / given)
+    assert dataset.labels == ("siamese", "tabby") and len(dataset.train) == 6
+
+
+def test_a_given_file_that_is_no_table_of_images(tmp_path):
+    draw(tmp_path, *(f"{kind}/{file}" for kind in ("cat", "dog") for file in FILES))
+    for content in ("notes", lines([("other.png", "cat")])):
+        (tmp_path / "notes.csv").write_text(content)
+        message = error_of(tmp_path / "notes.csv")
+        assert message.endswith("notes.csv: notes.csv: no table of images in its folder and their classes")
+    (tmp_path / "notes.csv").write_text(lines(ROWS))
+    assert "label_column kind: no table has a column of this name" in error_of(tmp_path / "notes.csv", label_column="kind")
+
+
 def test_captions_are_not_labels(tmp_path):
     rows = [(f"{label}/{file}", f"a photo of the {label} number {file[0]}") for file, label in ROWS]
     draw(tmp_path, *(file for file, _ in rows))

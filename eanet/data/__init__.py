@@ -121,22 +121,22 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
     left_out = LeftOut()
     if path.is_dir() and (saved := find_saved(path)):
         return load_hub(saved, config, **options)
-    tree = _scan(path, left_out)
+    tree, table = _scan(path, left_out)
     archives = _archives_in(tree)
-    if len(archives) == 1 and isinstance(archives[0].source, str) and not _tables_in(tree):
+    if len(archives) == 1 and isinstance(archives[0].source, str) and not table and not _tables_in(tree):
         return _load_local(Path(archives[0].source), config, options)
     for _ in range(MAX_NESTED):
         tree = _opened(tree, archives, str(path), left_out) if archives else tree
         archives = _archives_in(tree)
-    shards = find_shards(tree, str(path))
+    shards = {} if table else find_shards(tree, str(path))
     expand_tables(tree)
     if shards and _holds_images(shards, tree, str(path), options):
         if any(callable(source) for found in shards.values() for source in found):
             raise UserError(f"{path}: Parquet files in an archive are not read; unpack it")
         return load_hub(path, config, shards, **options)
-    if found := find_cifar(tree):
+    if not table and (found := find_cifar(tree)):
         return resize_splits(load_cifar(path, *found), config)
-    listing = _find_images(tree, str(path), left_out, options)
+    listing = _find_images(tree, str(path), left_out, options, table)
     name_classes(listing, tree, left_out, options["labels"])
     strict, labels = options["strict"], options["labels"]
     return build_dataset(listing, str(path), name_of(path), config, left_out, strict=strict, labels=labels)
@@ -166,10 +166,14 @@ def _holds_images(shards: dict[str, list], tree: Folder, where: str, options: di
     return False
 
 
-def _scan(path: Path, left_out: LeftOut) -> Folder:
-    """List the files of a folder or an archive, or of the folder of a table; a Parquet file is a tree of its own."""
+def _scan(path: Path, left_out: LeftOut) -> tuple[Folder, str | None]:
+    """List the files of a folder or an archive, or of the folder of a table; a Parquet file is a tree of its own.
+
+    Returns:
+        The tree; the name of the table if `path` is one, which decides alone, or None.
+    """
     if path.is_dir():
-        return scan_folder(path, left_out)
+        return scan_folder(path, left_out), None
     if not path.is_file():
         raise UserError(f"{path}: not a regular file, nor a folder")
     check_not_pointer(path)
@@ -180,22 +184,25 @@ def _scan(path: Path, left_out: LeftOut) -> Folder:
     if path.suffix.lower() in SHEETS:
         raise UserError(f"{path}: {SPREADSHEET}")
     if is_compressed_table(path.name):
-        return _with_one_table(scan_folder(path.parent, left_out), path.name)
+        return _with_one_table(path, left_out), path.name.rpartition(".")[0]
     if is_archive(path):
-        return scan_archive(path, left_out)
+        return scan_archive(path, left_out), None
     if head.startswith(b"PAR1") and "image" in dict(parquet_columns(str(path))).values():
-        return Folder(files={path.name: File((path.name + ".parquet",), str(path))})
+        return Folder(files={path.name: File((path.name + ".parquet",), str(path))}), None
     if path.suffix.lower() in (*TABLE_SUFFIXES, *OTHER_SUFFIXES):
-        return _with_one_table(scan_folder(path.parent, left_out), path.name)
+        tree = _with_one_table(path, left_out)
+        return tree, path.name if path.suffix.lower() != ".parquet" or has_images(tree) else None
     if path.suffix.lower() in image_suffixes():
         raise UserError(f"{path}: a single image; a data set is the folder with the class folders")
     raise UserError(f"{path}: no images: not a tarball or zip, nor a table or a Parquet file; is the download complete?")
 
 
-def _with_one_table(tree: Folder, name: str) -> Folder:
-    """Remove the other tables next to one."""
-    for other in [other for other, file in tree.files.items() if other != name and _is_table(file)]:
+def _with_one_table(path: Path, left_out: LeftOut) -> Folder:
+    """List the folder of a table without the other tables next to it."""
+    tree = scan_folder(path.parent, left_out)
+    for other in [name for name, file in tree.files.items() if _is_table(file)]:
         del tree.files[other]
+    tree.add((path.name,), str(path))
     return tree
 
 
@@ -262,13 +269,16 @@ def _stem(file: File) -> str:
     return re.sub(rf"({'|'.join(map(re.escape, ARCHIVE_SUFFIXES))})+$", "", file.name, flags=re.I)
 
 
-def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict) -> Listing:
-    """List the images by table or class folder: `metadata` and `labels` tables first, then folders, then any table."""
+def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict, table: str | None = None) -> Listing:
+    """List the images by the table that is given; or by `metadata` and `labels`, then class folders, then any table."""
     columns = {name: options[name] for name in ("image_column", "label_column")}
-    if not has_images(tree):
-        tables = list_tables(tree, where, left_out, first_only=False, **columns)
-        _refuse(tree, where, columns, left_out, tables.problem)
-    named = any(columns.values())
+    named, there = any(columns.values()), has_images(tree)
+    if table or not there:
+        tables = list_tables(tree, where, left_out, first_only=False, only=table, **columns)
+        if there and tables.samples:
+            return tables
+        unknown = f"{table}: no table of images in its folder and their classes" if there and not named else ""
+        _refuse(tree, where, columns, left_out, tables.problem or unknown)
     if not named and (pairs := list_pairs(tree, left_out, certain=True)):
         return pairs
     tables = list_tables(tree, where, left_out, first_only=not named, **columns)

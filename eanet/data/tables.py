@@ -39,7 +39,7 @@ class Table:
 
 
 def list_tables(
-    root: Folder, where: str, left_out: LeftOut, *, first_only: bool, image_column=None, label_column=None
+    root: Folder, where: str, left_out: LeftOut, *, first_only: bool, only=None, image_column=None, label_column=None
 ) -> Listing:
     """Find the images of a data set that tables list.
 
@@ -48,6 +48,7 @@ def list_tables(
         where: what to call the data set in messages.
         left_out: gets the files that are not read, and the rows without a file.
         first_only: only look at `metadata` and `labels` tables, which win over class folders.
+        only: name of the table to read, and no other one.
         image_column: name of the column with the file names; None to find it.
         label_column: name of the column with the labels; None to find it.
 
@@ -59,7 +60,8 @@ def list_tables(
         UserError: a table is damaged.
     """
     index = FileIndex(root)
-    tables, problem = find_tables(root, index, where, first_only=first_only, image=image_column, label=label_column)
+    columns = dict(image=image_column, label=label_column)
+    tables, problem = find_tables(root, index, where, first_only=first_only, only=only, **columns)
     if not tables:
         return Listing({}, problem=problem)
     read = {table.file.parts for table in tables}
@@ -139,7 +141,7 @@ def apply_split_lists(listing: Listing, root: Folder) -> None:
 
 
 def find_tables(
-    root: Folder, index: FileIndex, where: str, *, first_only: bool, image=None, label=None
+    root: Folder, index: FileIndex, where: str, *, first_only: bool, only=None, image=None, label=None
 ) -> tuple[list[Table], str]:
     """Return the tables that list images of a data set, and what is missing in another, or "".
 
@@ -148,6 +150,7 @@ def find_tables(
         index: of it.
         where: what to call the data set in messages.
         first_only: only look at `metadata` and `labels` tables.
+        only: name of the only table to look at, or None.
         image: name of the column with the file names; None to find it.
         label: name of the column with the labels; None to find it.
 
@@ -157,7 +160,9 @@ def find_tables(
     files = [file for file in root.walk() if not _SUBMISSION.search(file.name)]
     candidates = [file for file in files if file.suffix in TABLE_SUFFIXES or FIRST.fullmatch(file.name)]
     others = [file for file in files if file.suffix in OTHER_SUFFIXES and file not in candidates]
-    if first_only:
+    if only:
+        candidates = [root.files[only]]
+    elif first_only:
         candidates = [file for file in candidates if FIRST.fullmatch(file.name)]
     elif len(others) <= MAX_OTHER:
         candidates += others
