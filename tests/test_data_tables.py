@@ -368,6 +368,61 @@ def test_class_that_only_the_test_split_has(tmp_path):
     assert error_of(tmp_path).endswith("class emu of the test split is not among the classes of the training split")
 
 
+# Tables next to class folders ------------------------------------------------------------------------------------------
+
+
+def eurosat(root, label):
+    """Class folders, and tables of their splits, with a number and a name as classes."""
+    rows = {kind: [(f"{kind}/{kind}_{i}.png", label(kind, i), kind) for i in range(10)] for kind in ("Forest", "River")}
+    draw(root, *(name for kind in rows.values() for name, _, _ in kind))
+    for split, part in (("train", slice(0, 7)), ("validation", slice(7, 8)), ("test", slice(8, 10))):
+        listed = [row for kind in rows.values() for row in kind[part]]
+        (root / f"{split}.csv").write_text(lines(listed, "Filename,Label,ClassName"))
+
+
+def test_tables_of_splits_divide_class_folders(tmp_path):
+    eurosat(tmp_path, lambda kind, i: int(kind == "River"))
+    dataset = load(tmp_path)
+    assert sizes(dataset) == (14, 2, 4, 3) and dataset.labels == ("Forest", "River")
+
+
+def test_a_split_column_divides_class_folders(tmp_path):
+    rows = [(f"{label}/{file}", label, "test" if file in ("0.png", "5.png") else "train") for file, label in ROWS]
+    draw(tmp_path, *(name for name, _, _ in rows))
+    (tmp_path / "splits.csv").write_text(lines(rows, "file,label,split"))
+    assert sizes(load(tmp_path)) == (4, None, 2, 1)
+
+
+def test_a_table_with_other_classes_than_the_folders_is_refused(tmp_path):
+    rows = [(f"trip_{'ab'[i % 2]}/{file}", label) for i, (file, label) in enumerate(ROWS)]
+    draw(tmp_path, *(name for name, _ in rows))
+    (tmp_path / "annotations.csv").write_text(lines(rows, "file,Species"))
+    assert error_of(tmp_path) == (
+        f"{tmp_path}: annotations.csv has other classes than the folders; to use these classes, give the table as the data, "
+        "or Species as label_column; to use the folders, remove the table"
+    )
+    assert load(tmp_path / "annotations.csv").labels == load(tmp_path, label_column="Species").labels == ("cat", "dog")
+    (tmp_path / "annotations.csv").unlink()
+    assert load(tmp_path).labels == ("trip_a", "trip_b")
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("type", "abababababab"),
+        ("camera", "abababababab"),
+        ("y", "abcdefabcdef"),
+        ("breed", "aabbcceeffgg"),
+        ("id_class", "abababababab"),
+    ],
+)
+def test_class_folders_win_over_what_else_a_table_says(tmp_path, column, values):
+    names = [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(6)]
+    draw(tmp_path, *names)
+    (tmp_path / "info.csv").write_text(lines(zip(names, values, strict=True), f"file,{column}"))
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
 # Which file a row means -----------------------------------------------------------------------------------------------
 
 

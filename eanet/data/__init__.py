@@ -38,7 +38,7 @@ from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, count_repeated, split_validation
 from eanet.data.storage import DiskImages
 from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, count_images, parquet_columns
-from eanet.data.tables import apply_split_lists, label_splits, list_tables
+from eanet.data.tables import apply_splits, label_splits, list_tables
 from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
 
@@ -295,7 +295,7 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict, tab
     classes = {sample.label for samples in found.samples.values() for sample in samples}
     if len(classes) > 1 and not are_parts(classes):
         label_splits(found, tree, where, left_out)
-        apply_split_lists(found, tree)
+        apply_splits(found, tree, where)
         return found
     after, left_out.entries = left_out.entries, before
     tables = list_tables(tree, where, left_out, first_only=False, **columns)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections import Counter
 
 from eanet.cli import UserError, printable
 from eanet.data.decode import Sample
 from eanet.data.files import File, Folder, LeftOut, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
-from eanet.data.table_columns import choose_columns
+from eanet.data.table_columns import LABEL_COLUMNS, choose_columns, plain_name
 from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, read_rows
 from eanet.data.table_index import FileIndex, names_other_folder, split_of_path
 
 # These decide about the labels even where there are class folders, metadata if it has a column for the class by its name;
 # any other table only where there are none.
 FIRST = re.compile(r"(metadata|labels?)\.(csv|tsv|jsonl|ndjson|parquet)", re.I)
+_CLASSES = {*LABEL_COLUMNS} - {"level", "grade", "tag", "type", "y"}  # columns that say nothing else of an image
 _SUBMISSION = re.compile("submission", re.I)  # Kaggle's example of an answer: the labels in it mean nothing
 MAX_OTHER = 100  # files that may be tables, by their suffix
 
@@ -30,12 +32,14 @@ class Table:
         rows: (file, label, split or "") of each row, as text.
         split: of its images, by its name, or None.
         certain: whether the names of its columns tell which one is the class.
+        column: name of that with the class; "" if it has none, or several.
     """
 
     file: File
     rows: list[tuple[str, str, str]]
     split: str | None
     certain: bool
+    column: str
 
 
 def list_tables(
@@ -111,16 +115,31 @@ def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) 
             left_out.entries[:] = [entry for entry in left_out.entries if entry["path"] not in read]
 
 
-def apply_split_lists(listing: Listing, root: Folder) -> None:
-    """Divide class folders without splits by lists of files, as `meta/train.txt` and `meta/test.txt` of Food-101.
+def apply_splits(listing: Listing, root: Folder, where: str) -> None:
+    """Divide class folders without splits by the tables or lists of files that name these.
 
     Args:
-        listing: of `list_class_folders`; its training samples are divided if the lists name nearly all of them.
+        listing: of `list_class_folders`; its training samples are divided if nearly all of them are named.
         root: the tree.
+        where: what to call the data set in messages.
+
+    Raises:
+        UserError: a table gives other classes than the folders.
     """
+    index = FileIndex(root)
+    splits = _splits_of_tables(listing, root, index, where)
     if set(listing.samples) != {"train"}:
         return
-    index = FileIndex(root)
+    for path, split in _splits_of_lists(root, index).items():
+        splits.setdefault(path, split)
+    samples = listing.samples["train"]
+    if len(set(splits.values())) > 1 and len(splits) > 0.9 * len(samples):
+        found_splits = {split: [s for s in samples if splits.get(s.path, "train") == split] for split in ORDER}
+        listing.samples = {split: part for split, part in found_splits.items() if part}
+
+
+def _splits_of_lists(root: Folder, index: FileIndex) -> dict[str, str]:
+    """Return the splits of files that lists name, as `meta/train.txt` and `meta/test.txt` of Food-101."""
     splits: dict[str, str] = {}
     for file in root.walk():
         if file.suffix in (".txt", ".lst", ".csv") and (split := split_of_path(file.parts, ())):
@@ -134,10 +153,38 @@ def apply_split_lists(listing: Listing, root: Folder) -> None:
             found = [index.find(file, line) for line in lines]
             for named in filter(None, found if found.count(None) < 0.1 * len(found) else []):
                 splits.setdefault(named.path, split)
-    samples = listing.samples["train"]
-    if len(set(splits.values())) > 1 and len(splits) > 0.9 * len(samples):
-        found_splits = {split: [s for s in samples if splits.get(s.path, "train") == split] for split in ORDER}
-        listing.samples = {split: part for split, part in found_splits.items() if part}
+    return splits
+
+
+def _splits_of_tables(listing: Listing, root: Folder, index: FileIndex, where: str) -> dict[str, str]:
+    """Return the splits of files in tables with the classes of the folders, as `train.csv` and `test.csv` of EuroSAT."""
+    folders = {sample.path: sample.label for samples in listing.samples.values() for sample in samples}
+    splits: dict[str, str] = {}
+    try:
+        tables, _ = find_tables(root, index, where, first_only=False)
+    except UserError:  # the class folders do without
+        return splits
+    for table in tables:
+        files = [index.find(table.file, name) for name, _, _ in table.rows]
+        rows = [(f.path, label, part) for f, (_, label, part) in zip(files, table.rows, strict=True) if f]
+        rows = [(path, label, part) for path, label, part in rows if path in folders and label not in ("", SEVERAL)]
+        pairs = {(label, folders[path]) for path, label, _ in rows}
+        labels, places = Counter(label for label, _ in pairs), Counter(place for _, place in pairs)
+        if len(pairs) == len(labels) == len(places):
+            for path, _, part in rows:
+                if split := split_of(part) or (None if part else table.split):
+                    splits.setdefault(path, split)
+        elif (
+            plain_name(table.column) in _CLASSES
+            and len({path for path, _, _ in rows}) > 0.9 * len(folders)
+            and len(labels) <= len(rows) / 2
+            and max(labels.values()) > 1 < max(places.values())
+        ):
+            raise UserError(
+                f"{where}: {table.file.path} has other classes than the folders; to use these classes, give the table as "
+                f"the data, or {printable(table.column)} as label_column; to use the folders, remove the table"
+            )
+    return splits
 
 
 def find_tables(
@@ -186,7 +233,9 @@ def find_tables(
         if not columns.certain_split and None in {split_of(part) for _, _, part in cells}:
             cells = [(name, label, "") for name, label, _ in cells]
         if any(index.find(file, name) for name, _, _ in cells):
-            tables.append(Table(file, cells, split_of_path(file.parts, ()), columns.certain_label or label is not None))
+            certain = columns.certain_label or label is not None
+            column = columns.names[columns.labels[0]] if len(columns.labels) == 1 else ""
+            tables.append(Table(file, cells, split_of_path(file.parts, ()), certain, column))
     tables = [table for table in tables if len(tables) == 1 or not _names_classes(table)] or tables
     return [table for table in tables if table.certain] or tables, problem
 
