@@ -1,6 +1,7 @@
 """Data sets in zip and tar archives."""
 
 import bz2
+import errno
 import gzip
 import io
 import os
@@ -265,7 +266,27 @@ def test_duplicate_member_counts_as_one(tmp_path):
 
 
 def test_nothing_is_left_in_the_temporary_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     tree = archives.scan_archive(write_tar(tmp_path / "set.tar.gz", members()), LeftOut())
     assert len(tree.walk()) == 4 and list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+@pytest.mark.parametrize("count", [2, 200], ids=["at the end", "on the way"])
+def test_a_full_disk_is_no_damage(tmp_path, monkeypatch, count):
+    path = write_tar(tmp_path / "set.tar.gz", members(count=count))
+    full = {str(tmp_path): "/dev/full"}
+    monkeypatch.setattr(archives.tempfile, "TemporaryFile", lambda dir, prefix: open(full[dir], "r+b"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert error_of(path) == f"{tmp_path}: no space left to unpack {path}; set TMPDIR"
+
+
+def test_a_device_that_fails_is_no_damage(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = write_tar(tmp_path / "set.tar.gz", members())
+    monkeypatch.setattr(archives, "_copy", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        load_dataset(path, tiny_config())

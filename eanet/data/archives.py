@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import functools
 import gzip
 import io
@@ -20,6 +21,7 @@ from typing import Any
 
 from eanet.cli import UserError, first_line, printable
 from eanet.data.files import MAX_DENSE_BYTES, MAX_DEPTH, MAX_EXPANSION, MAX_TEXT_BYTES, File, Folder, LeftOut
+from eanet.data.storage import large_files_folder
 from eanet.images import is_hidden
 
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
@@ -95,7 +97,7 @@ class _Source:
 def scan_archive(path, left_out: LeftOut, content: bytes | None = None) -> Folder:
     """List an archive: zip, or tar with or without gzip, bzip2 or xz; the kind is recognised by content.
 
-    A compressed tarball is unpacked into one nameless temporary file.
+    A compressed tarball is unpacked into one nameless temporary file, in TMPDIR or /var/tmp.
 
     Args:
         path: the archive.
@@ -106,7 +108,8 @@ def scan_archive(path, left_out: LeftOut, content: bytes | None = None) -> Folde
         The tree of its visible files.
 
     Raises:
-        UserError: damaged, encrypted, of another kind, or much larger than the archive itself.
+        UserError: damaged, encrypted, of another kind, or much larger than the archive itself; no space to unpack it.
+        OSError: it cannot be read.
     """
     source, before = _Source(path, content), len(left_out.entries)
     with source.open() as file:
@@ -123,6 +126,10 @@ def scan_archive(path, left_out: LeftOut, content: bytes | None = None) -> Folde
     except UserError:
         raise
     except Exception as error:  # every compression has its own
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"{large_files_folder()}: no space left to unpack {path}; set TMPDIR") from None
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # that is of a damaged offset
+            raise
         reason = first_line(error).rstrip(":")
         raise UserError(f"{path}: not a tarball, truncated or damaged ({reason}); download it again") from None
     if ENCRYPTED in {entry["reason"] for entry in left_out.entries[before:]} and not members.inside:
@@ -225,7 +232,8 @@ def _scan_tar(source: _Source, head: bytes, members: _Members) -> None:
             if any(file.read()):
                 raise EOFError("it has no end mark")
         return
-    spool = tempfile.TemporaryFile(prefix="eanet-")  # noqa: SIM115 - has no name, and goes with the last reader
+    # It has no name, and goes with the last reader.
+    spool = tempfile.TemporaryFile(prefix="eanet-", dir=large_files_folder())  # noqa: SIM115
     with source.open() as raw, opener(raw, "rb") as file:
         stream: Any = _Bounded(file, raw, source)
         try:
@@ -239,6 +247,7 @@ def _scan_tar(source: _Source, head: bytes, members: _Members) -> None:
             raise
         while stream.read(2**20):  # to the end, where a compressed file has its checksum
             pass
+    spool.flush()
 
 
 def _scan_members(tar: tarfile.TarFile, file, members: _Members, copy: bool) -> None:

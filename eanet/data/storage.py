@@ -15,6 +15,11 @@ from eanet.cli import UserError
 MAX_MEMORY_BYTES = 2**29  # of one split; 512 MiB are 170,000 images of 32x32, or 3,500 of 224x224
 
 
+def large_files_folder() -> str:
+    """Return the folder for large temporary files: /var/tmp unless TMPDIR is set, as /tmp may be in memory."""
+    return os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())
+
+
 class DiskImages:
     """Images in a temporary file, which read like an array: `images[3]`, `images[10:20]`, `images[indices]`.
 
@@ -117,7 +122,7 @@ class ImageStore:
         return images
 
     def _to_disk(self, size: int) -> None:
-        folder = os.environ.get("TMPDIR") or ("/var/tmp" if os.path.isdir("/var/tmp") else tempfile.gettempdir())
+        folder = large_files_folder()
         free = shutil.disk_usage(folder).free
         if size > free:
             raise UserError(f"{folder}: the images take {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; set TMPDIR")
