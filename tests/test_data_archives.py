@@ -7,6 +7,7 @@ import io
 import os
 import tarfile
 import time
+import tracemalloc
 import zipfile
 
 import pytest
@@ -248,6 +249,34 @@ def test_a_table_that_a_zip_makes_large_is_left_out(tmp_path):
         archive.writestr("labels.json", b"[[]" + b",[]" * 2**24 + b"]")
     dataset = load_dataset(tmp_path / "set.zip", tiny_config())
     assert dataset.left_out == [{"path": "labels.json", "reason": "expands to more than 50 times its size"}]
+
+
+METHODS = {"deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "LZMA": zipfile.ZIP_LZMA}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_of_a_zip(tmp_path, method):
+    path = write_zip(tmp_path / "set.zip", members(count=20), compression=METHODS[method])
+    stored = write_zip(tmp_path / "stored.zip", members(count=20))
+    assert load_dataset(path, tiny_config()).train.checksum() == load_dataset(stored, tiny_config()).train.checksum()
+    content = bytearray(path.read_bytes())
+    content[content.index(b"cat/0.png") + 60] ^= 255
+    path.write_bytes(content)
+    assert "damaged in the archive" in load_dataset(path, tiny_config()).left_out[0]["reason"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_zip_that_declares_too_little_is_expanded_no_further(tmp_path, method):
+    path = write_zip(tmp_path / "set.zip", {"set/cat/0.png": bytes(2**26)}, compression=METHODS[method])
+    path.write_bytes(path.read_bytes().replace((2**26).to_bytes(4, "little"), (2**10).to_bytes(4, "little")))
+    (file,) = archives.scan_archive(path, LeftOut()).walk()
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="damaged in the archive"):
+            file.read()
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 class Zeros:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import copy
 import errno
 import functools
 import gzip
@@ -15,6 +16,7 @@ import tarfile
 import tempfile
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from eanet.images import is_hidden
 MAX_MEMBER_BYTES = MAX_TEXT_BYTES
 MAX_MEMBERS = 5_000_000
 MAX_EXPANDED_BYTES = 2**28  # of a zip, unless it is as large as that suggests
+MAX_DICTIONARY_BYTES = 2**28  # of LZMA; 7-Zip's largest preset has 2**26
 ENCRYPTED = "encrypted"
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 _COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
@@ -212,11 +215,31 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
-        return archive.read(info)
+        if info.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            return _expand_member(archive, info)
+        with archive.open(info) as file:
+            return file.read(info.file_size)  # `read()` would expand all of it, and then cut
     except NotImplementedError:  # deflate64, by Windows for large files
         raise UserError("compressed by a method that is not read; unpack the archive") from None
     except Exception as error:  # a wrong checksum, zlib's own
         raise UserError(f"damaged in the archive ({first_line(error)})") from None
+
+
+def _expand_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return a member compressed by bzip2 or LZMA, of which `zipfile` expands more than the declared size."""
+    stored: Any = copy.copy(info)
+    stored.compress_type, stored.file_size, stored.CRC = zipfile.ZIP_STORED, info.compress_size, None
+    with archive.open(stored) as file:
+        content = file.read()
+    decompressor: Any = bz2.BZ2Decompressor()
+    if info.compress_type == zipfile.ZIP_LZMA:  # version, size of the properties and these; an .lzma file has the size next
+        end = 4 + int.from_bytes(content[2:4], "little")
+        content = content[4:end] + b"\xff" * 8 + content[end:]
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_DICTIONARY_BYTES)
+    found = decompressor.decompress(content, info.file_size)
+    if zlib.crc32(found) != info.CRC:
+        raise zipfile.BadZipFile("Bad CRC-32")
+    return found
 
 
 # tar ------------------------------------------------------------------------------------------------------------------
