@@ -187,6 +187,16 @@ def test_a_column_of_splits_or_folds_is_no_class(tmp_path, column):
     assert load(tmp_path).labels == ("cat", "dog")
 
 
+@pytest.mark.parametrize("name", ["list_eval_partition.txt", "folds.txt", "train_test_split.txt"])
+def test_a_list_of_splits_or_folds_is_no_list_of_classes(tmp_path, name):
+    draw(tmp_path, *FILES)
+    (tmp_path / name).write_text("".join(f"{file} {i % 2}\n" for i, file in enumerate(FILES)))
+    assert f"{name}: it tells splits or folds by its name, not classes" in error_of(tmp_path)
+    assert load(tmp_path, label_column="2").labels == ("0", "1")
+    (tmp_path / "list.txt").write_text("".join(f"{file} {kind}\n" for file, kind in ROWS))
+    assert load(tmp_path).labels == ("cat", "dog")
+
+
 def test_a_column_called_as_the_class_wins_over_the_only_other_one(tmp_path):
     draw(tmp_path, *FILES)
     cameras = lines([(file, ("Canon", "Nikon")[i % 2]) for i, file in enumerate(FILES)], "file_name,camera")

@@ -22,6 +22,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition", "dataset", "datasettype"
 HELD_OUT_COLUMNS = {"isvalid": "validation", "isval": "validation", "isvalidation": "validation", "istest": "test"}
 # What else tells a part of the data, and is no class: fold, kfold, fold_1, eval_partition.
 _PART_COLUMN = re.compile(r"(k|cv|eval|data|train|val|test)?(fold|split|partition|subset)s?(id|no|number|index)?\d*")
+_PART_FILE = re.compile(r"(partitions?|folds|train[ _-]?test[ _-]?split)\.\w+$", re.I)  # list_eval_partition.txt of CelebA
 _MOST = 64  # columns that are looked at for file names
 
 
@@ -139,6 +140,8 @@ def _label_columns(rows: Rows, names: list[str], cells: list[tuple], others: lis
                 return [i]
     possible = [i for i in others if not _tells_part(names[i])]
     if not rows.named:
+        if len(others) == 1 and _PART_FILE.search(rows.file.name):
+            return "it tells splits or folds by its name, not classes; give the number of a column as label_column"
         repeated = others if len(others) == 1 else [i for i in others if _repeats(rows, i)]
         words = [i for i in repeated if any(re.search(r"[^\d.-]", cell) for cell in cells[i])]
         found = words if len(words) == 1 else repeated
