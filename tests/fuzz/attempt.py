@@ -9,6 +9,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from eanet.data.storage import large_files_folder
+
 MAX_SECONDS = 5
 MAX_GROWTH = 10**9  # bytes on top of the process, which holds TensorFlow (about 0.5 GB)
 EXECUTES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn")
@@ -70,10 +72,10 @@ def attempt(call, folder, *, lines=1, status=None) -> Outcome:
 
     Raises:
         Violation: a traceback, several lines, another status, too slow, too much memory, a file written outside of
-            `folder`, or a process started.
+            `folder` and the temporary folders, or a process started.
     """
     out, err = io.StringIO(), io.StringIO()
-    allowed = (os.path.realpath(folder), os.path.realpath(tempfile.gettempdir()))
+    allowed = tuple(map(os.path.realpath, (folder, tempfile.gettempdir(), large_files_folder())))
     before = _reset_peak()
     start, busy = time.perf_counter(), time.process_time()
     WATCH.allowed, WATCH.found = allowed, []
