@@ -180,6 +180,29 @@ def test_archive_alone_in_a_folder(tmp_path):
     assert sizes(tmp_path) == (4, None, None, 0)
 
 
+def test_archive_with_a_preview_next_to_it(tmp_path):
+    (tmp_path / "preview.png").write_bytes(image())
+    write_zip(tmp_path / "train.zip", members("train/"))
+    assert sizes(tmp_path) == (4, None, None, 0)
+    write_zip(tmp_path / "test.zip", members("test/", 1))
+    assert sizes(tmp_path) == (4, None, 2, 1)
+
+
+@pytest.mark.parametrize("labels", ["labels.csv", "labels.csv.gz", "pairs", "folders"])
+def test_archive_next_to_images_with_labels_is_not_opened(tmp_path, labels):
+    parents = [tmp_path / f"{i % 2}" for i in range(4)] if labels == "folders" else [tmp_path] * 4
+    for i, parent in enumerate(parents):
+        parent.mkdir(exist_ok=True)
+        (parent / f"{i}.png").write_bytes(image(i))
+        write_zip(parent / "originals.zip", members())
+        if labels == "pairs":
+            (tmp_path / f"{i}.cls").write_text(str(i % 2))
+    table = b"file,label\n" + b"".join(b"%d.png,%d\n" % (i, i % 2) for i in range(4))
+    if labels.startswith("labels"):
+        (tmp_path / labels).write_bytes(gzip.compress(table) if labels.endswith(".gz") else table)
+    assert sizes(tmp_path) == (4, None, None, 2 if labels == "folders" else 1)
+
+
 def test_an_archive_for_each_split(tmp_path):
     write_zip(tmp_path / "train.zip", members("train/"))
     write_tar(tmp_path / "test.tar.gz", members("", 1))

@@ -122,12 +122,12 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
     if path.is_dir() and (saved := find_saved(path)):
         return load_hub(saved, config, **options)
     tree, table = _scan(path, left_out)
-    archives = _archives_in(tree)
+    archives = _archives_in(tree, options, table)
     if len(archives) == 1 and isinstance(archives[0].source, str) and not table and not _tables_in(tree):
         return _load_local(Path(archives[0].source), config, options)
     for _ in range(MAX_NESTED):
         tree = _opened(tree, archives, str(path), left_out) if archives else tree
-        archives = _archives_in(tree)
+        archives = _archives_in(tree, options, table)
     shards = {} if table else find_shards(tree, str(path))
     expand_tables(tree)
     if shards and _holds_images(shards, tree, str(path), options):
@@ -210,13 +210,29 @@ def _is_table(file: File) -> bool:
     return file.suffix in TABLE_SUFFIXES or is_compressed_table(file.name)
 
 
-def _archives_in(tree: Folder) -> list[File]:
-    """Return the archives in a folder without images, such as a download."""
+def _archives_in(tree: Folder, options: dict, table: str | None = None) -> list[File]:
+    """Return the archives in a folder such as a download: without images, or with some without labels next to them."""
     files = tree.walk()
-    if len(files) > MAX_ARCHIVES or any(map(looks_like_image, files)):
+    if len(files) > MAX_ARCHIVES:
         return []
-    archives = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and not is_compressed_table(file.name)]
-    return [f for f in archives if callable(f.source) or is_archive(f.source) or is_lfs_pointer(f.source)]
+    named = [file for file in files if file.suffix in ARCHIVE_SUFFIXES and not is_compressed_table(file.name)]
+    archives = [f for f in named if callable(f.source) or is_archive(f.source) or is_lfs_pointer(f.source)]
+    images = {file.parts[:-1] for file in files if looks_like_image(file)}
+    if not images or len(images) == 1 and images == {f.parts[:-1] for f in archives} and not _told(tree, options, table):
+        return archives
+    return []
+
+
+def _told(tree: Folder, options: dict, table: str | None) -> bool:
+    """Return whether other files than folders tell the classes of images, as far as can be seen without an error."""
+    columns = {name: options[name] for name in ("image_column", "label_column")}
+    if any(is_compressed_table(file.name) for file in tree.walk()):
+        return True
+    try:
+        tables = list_tables(tree, "", LeftOut(), first_only=False, only=table, **columns)
+        return bool(tables.samples or list_pairs(tree, LeftOut(), certain=False))
+    except UserError:
+        return True
 
 
 def _tables_in(tree: Folder) -> list[File]:
