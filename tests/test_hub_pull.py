@@ -36,6 +36,19 @@ def test_a_second_pull_follows_the_hub(pushed, session, hub, tmp_path):
     assert (back / "new.txt").exists() and not (back / "handler.py").exists()
 
 
+def test_a_file_becomes_a_folder_and_a_folder_a_file(pushed, session, hub, tmp_path):
+    back = tmp_path / "back"
+    commit_by_hand(hub, {"data": b"1", "notes/a/1.txt": b"1"})
+    assert session.pull(back).code == 0
+    commit_by_hand(hub, {"data": None, "data/x": b"2", "notes/a/1.txt": None, "notes": b"2"})
+    (back / "notes" / "mine.txt").write_text("mine")
+    assert "notes already exists and was not pulled; move it" in error_line(session.pull(back), 2)
+    assert (back / "data").read_bytes() == b"1" and (back / "notes" / "a" / "1.txt").exists()
+    (back / "notes" / "mine.txt").unlink()
+    assert session.pull(back).code == 0
+    assert (back / "data" / "x").read_bytes() == (back / "notes").read_bytes() == b"2"
+
+
 def test_a_folder_of_your_own_is_left_alone(pushed, session, made_run, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -127,10 +140,11 @@ def test_a_partial_pull_keeps_your_files_and_removes_old_logs(pushed, session, h
     assert session.pull(back, "--logs-only").code == 0
 
 
-def test_offline_a_pull_uses_the_cache_and_a_push_says_so(pushed, session, made_run, hub, tmp_path):
+@pytest.mark.parametrize("version", [NEWEST, OLDEST])
+def test_offline_a_pull_uses_the_cache_and_a_push_says_so(version, pushed, session, made_run, hub, tmp_path):
     assert session.pull(tmp_path / "one").code == 0
     asked = len(hub.requests)
-    offline = Session(hub, session.home, NEWEST, HF_HUB_OFFLINE="1")
+    offline = Session(hub, session.home, version, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in error_line(offline.push(made_run), 2)
     assert "offline: as if" in offline.push(made_run, "--dry-run").err
     assert offline.pull(tmp_path / "two").code == 0

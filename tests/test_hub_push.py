@@ -170,6 +170,9 @@ def test_files_of_earlier_runs_and_layouts_go_and_a_persons_stay(session, run, h
     files = set(hub.repos[REPO].head().files)
     assert {*theirs, ".gitattributes", "onnx/model_int4.onnx"} <= files and not set(stale) & files
     assert len(hub.repos[REPO].history()) == 4
+    commit_by_hand(hub, {"data.py": b"a person's", "tests/test_data.py": b"a person's"})
+    assert session.push(run).code == 0
+    assert {"data.py", "tests/test_data.py"} <= set(hub.repos[REPO].head().files)
 
 
 def test_own_samples_replace_those_of_an_earlier_push(session, run, hub, tmp_path):
@@ -197,16 +200,28 @@ def test_own_samples_replace_those_of_an_earlier_push(session, run, hub, tmp_pat
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [b'{"model_type": "bert"}', b'{"model_type": "eanet"}', b"{}", b"no JSON", b"[1]"])
-def test_a_repository_of_another_model_is_refused(config, session, run, hub):
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        (b'{"model_type": "bert"}', "bert"),
+        (b'{"architecture": "resnet18", "num_classes": 10}', "resnet18"),
+        (b'{"class_name": "Functional", "config": {}}', "Functional"),
+        (b'{"channels": [3]}', "its config.json is not of an EANet"),
+        (b'{"model_type": "eanet"}', None),
+        (b"{}", None),
+        (b"no JSON", None),
+        (b"[1]", None),
+    ],
+)
+def test_a_repository_of_another_model_is_refused(config, kind, session, run, hub):
     assert session.python(f"import huggingface_hub; huggingface_hub.create_repo('{REPO}')").code == 0
     before = commit_by_hand(hub, {"config.json": File(config, False), "LICENSE": File(b"mine", False)})
     done = session.push(run)
     files = hub.repos[REPO].head().files
     assert files["LICENSE"].content == b"mine"  # its owner's choice
-    if b"bert" in config:
+    if kind:
         line = error_line(done, 2)
-        assert line.endswith(f"{REPO}: holds a model of another kind (bert); push to a new repository")
+        assert line.endswith(f"{REPO}: holds a model of another kind ({kind}); push to a new repository")
         assert hub.repos[REPO].head() == before
     else:
         assert done.code == 0 and files["model.weights.h5"], done.err

@@ -56,11 +56,11 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
     files = {name: sha256(snapshot / name) for name in sorted(names) if name != RECORD}
     if not files:
         raise UserError(f"{repo_id}: revision {revision} has no {'logs' if part == 'logs' else 'model'}")
+    gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     for name, digest in files.items():
         path = _inside(to, name)
-        if name not in before and path.exists() and sha256(path) != digest:
+        if name not in before and path.is_file() and sha256(path) != digest or _blocked(to, name, gone):
             raise UserError(f"{to}: {name} already exists and was not pulled; move it, or use another folder")
-    gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     _move_in(snapshot, to, files, gone, before, repo_id)
     changed = sum(before.get(name) != digest for name, digest in files.items())
     deleted = f", {len(gone)} deleted" if gone else ""
@@ -154,6 +154,14 @@ def _inside(to: Path, name: str) -> Path:
     raise UserError(f"{to}: {printable(name)!r} is not the name of a file; use another folder")
 
 
+def _blocked(to: Path, name: str, gone: list[str]) -> bool:
+    """Return whether a folder is where the file `name` goes, or a file where its folder does, but for those of `gone`."""
+    path = to / name
+    inside = (each for each in path.rglob("*") if each.is_symlink() or not each.is_dir()) if path.is_dir() else ()
+    above = (each for each in path.parents if to in each.parents and each.exists() and not each.is_dir())
+    return any(each.relative_to(to).as_posix() not in gone for each in (*inside, *above))
+
+
 def _read_record(folder: Path) -> dict | None:
     """Return the record of an earlier pull into `folder`, or None if there is none that this machine signed."""
     with contextlib.suppress(OSError, UserError, KeyError, TypeError, AttributeError):
@@ -190,10 +198,12 @@ def _move_in(snapshot: Path, to: Path, files: dict, gone: list, before: dict, re
             shutil.copyfile(snapshot / name, folder / name)
         # The record comes first, with old and new digests: a pull interrupted from here on can be repeated.
         write_record(to, repo_id=repo_id, commit=snapshot.name, files={**before, **files}, before=before)
+        for name in gone:  # first: a folder may come in place of a file, or a file in place of a folder
+            _inside(to, name).unlink(missing_ok=True)
         for name in files:
+            for empty, _, _ in os.walk(to / name, topdown=False):
+                os.rmdir(empty)
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / name, to / name)
-    for name in gone:
-        _inside(to, name).unlink(missing_ok=True)
     kept = {name: digest for name, digest in before.items() if name not in gone}
     write_record(to, repo_id=repo_id, commit=snapshot.name, files={**kept, **files}, before={})

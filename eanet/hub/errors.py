@@ -108,8 +108,22 @@ def set_timeout() -> None:
     """Turn a minute of silence from the Hub into a failed connection; by themselves the clients wait for ever."""
     import huggingface_hub as hub
 
-    if not hasattr(hub, "configure_http_backend"):  # 1.0 and later: one httpx client
-        hub.get_session().timeout = TIMEOUT
+    if hub.constants.HF_HUB_OFFLINE:  # clients before 1.0 would forget it with their first session
+        return
+    if not hasattr(hub, "configure_http_backend"):  # 1.0 and later
+        from huggingface_hub.utils._http import default_client_factory
+
+        def limit(request):  # most of the client's calls ask for no limit, whatever that of its session is
+            given = request.extensions.get("timeout", {})
+            limits = {name: given.get(name) or TIMEOUT for name in ("connect", "read", "write", "pool")}
+            request.extensions = {**request.extensions, "timeout": limits}
+
+        def session():
+            made = default_client_factory()
+            made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
+            return made
+
+        hub.set_client_factory(session)  # which makes another one after a failed connection
         return
     import requests
     from requests.adapters import HTTPAdapter

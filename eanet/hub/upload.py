@@ -34,12 +34,16 @@ STALE = (*staging.ARTEFACTS, *staging.MEASURED, *provenance.REPORT, provenance.F
 # Files on the Hub with parts about weights; a push keeps them without those parts.
 NOTEBOOK = "examples/eanet_cifar100.ipynb"
 CLEANED = ("benchmarks/*.json", "benchmarks/README.md", NOTEBOOK)
-# Files of earlier layouts of this repository, by their exact names.
+# Files of earlier layouts of this repository, by their exact names. Those of COMMON_NAMES may be a person's own: they are
+# only deleted together with others.
 OLD_FILES = """
-    data.py training_form.py model_card.py card_regions.py card_template.md requirements-dev.txt requirements-onnx.txt
-    eanet_cifar100.ipynb figures/draw.py samples/draw.py benchmarks/ablation.md benchmarks/attention_scaling.md
-    benchmarks/predict_speed.md benchmarks/train_speed.md tests/apart.py tests/hub_server.py tests/test_card_runs.py
-    tests/test_data.py tests/test_hub.py tests/test_inference.py tests/test_train.py
+    training_form.py model_card.py card_regions.py card_template.md requirements-onnx.txt tests/apart.py tests/hub_server.py
+    tests/test_card_runs.py benchmarks/ablation.md benchmarks/attention_scaling.md benchmarks/predict_speed.md
+    benchmarks/train_speed.md
+""".split()
+COMMON_NAMES = """
+    data.py requirements-dev.txt eanet_cifar100.ipynb figures/draw.py samples/draw.py tests/test_data.py tests/test_hub.py
+    tests/test_inference.py tests/test_train.py
 """.split()
 
 
@@ -299,11 +303,10 @@ class _Push:
         if CONFIG_FILE in theirs:
             with contextlib.suppress(UserError):  # no JSON
                 config = read_json(self._download(CONFIG_FILE, head))
-        kind = config.get("model_type", "eanet") if isinstance(config, dict) else "eanet"
-        if kind != "eanet":
-            raise UserError(
-                f"{self.repo_id}: holds a model of another kind ({printable(str(kind))}); push to a new repository"
-            )
+        if isinstance(config, dict) and config and config.get("model_type") != "eanet":
+            kinds = (config.get(key) for key in ("model_type", "architecture", "class_name"))  # transformers, timm, Keras
+            kind = printable(str(next(filter(None, kinds), "its config.json is not of an EANet")))
+            raise UserError(f"{self.repo_id}: holds a model of another kind ({kind}); push to a new repository")
         if LICENSE in theirs:
             (self.staged.folder / LICENSE).unlink(missing_ok=True)
 
@@ -322,7 +325,8 @@ class _Push:
         if self.staged.own_samples:  # the images of an earlier push; SAMPLES[:2] without the notes
             stale += [name for name in theirs if name.count("/") == 1 and matches(name, staging.SAMPLES[:2])]
         if self.staged.with_programs and "modeling_eanet.py" in theirs:
-            stale += [name for name in OLD_FILES if name in theirs]
+            old = [name for name in OLD_FILES if name in theirs]
+            stale += old + [name for name in COMMON_NAMES if old and name in theirs]
         return stale
 
     def _commit(self, sent: dict, gone: list, head: str, again: bool):
