@@ -83,7 +83,7 @@ def measured(found: dict) -> str:
 
 def train_speed(found: dict) -> str:
     """Return the section about training speed."""
-    columns = {"model": "model", "images_per_second": "images/s", "fastest_step_ms": "fastest step, ms"}
+    columns = {"model": "model", "images_per_second": "images/s", "fastest_step_ms": "step, ms, in the fastest round"}
     columns |= {"times_the_example": EXAMPLE}
     if any("times_small" in row for row in found["rows"]):
         columns |= {"times_small": "× small preset"}

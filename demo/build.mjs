@@ -3,7 +3,7 @@
 //     npm ci --prefix demo && npm run build --prefix demo
 //     npm run build --prefix demo -- --model ../runs/mine/onnx/model.onnx --samples ../runs/mine/samples
 //     python -m http.server -d demo/dist
-import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -29,6 +29,10 @@ for (const path of [from, values.model]) {
   }
 }
 const output = resolve(values.output);
+if (existsSync(output) && !existsSync(join(output, "site.json")) && (!statSync(output).isDirectory() || readdirSync(output).length)) {
+  console.error(`build: error: --output ${output}: is not an earlier page; give a new folder`);
+  process.exit(2);
+}
 const building = `${output}.building`;
 rmSync(building, { recursive: true, force: true });
 mkdirSync(join(building, "runtime"), { recursive: true });

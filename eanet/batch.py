@@ -248,7 +248,10 @@ def load_model(name: str, runtime: str | None = None, threads: int = 0):
     Raises:
         UserError: there is no such model, it is damaged, or a package is missing.
     """
-    runtime = runtime or SUFFIXES.get(os.path.splitext(name)[1].lower(), "keras")
+    of_suffix = SUFFIXES.get(os.path.splitext(name)[1].lower())
+    if runtime == "keras" and of_suffix and os.path.isfile(name):
+        raise UserError(f"{name}: is for the runtime {of_suffix}, not keras; leave --runtime out, or give the model's folder")
+    runtime = runtime or of_suffix or "keras"
     if runtime == "litert":
         from eanet.export.litert import LitertModel, find_litert
 

@@ -156,7 +156,11 @@ def temporary_folder(parent=None, prefix: str = ".tmp-"):
     remove_leftovers(parent, rf"{re.escape(prefix)}(\d+)-.+")
     folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
     try:
-        with locked(folder):
+        with contextlib.ExitStack() as stack:
+            for _ in range(100):  # another process may be looking at it, to see whether it is used
+                if stack.enter_context(locked(folder)) is not False:
+                    break
+                time.sleep(0.01)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -181,6 +185,7 @@ def locked(path, flags: int = os.O_RDONLY):
                 state = os.path.samestat(os.fstat(handle), os.stat(path)) or None
             if state is None:  # its last owner has just removed it
                 os.close(handle)
+                handle = None
     except BlockingIOError:
         state = False
     except (ImportError, OSError):

@@ -72,7 +72,7 @@ def load_teacher(folder, name, config: EANetConfig, precision: str = "float32"):
     size = config.image_size
     try:
         teacher = keras.saving.load_model(folder, compile=False)
-        probabilities = np.asarray(teacher(np.zeros((1, size, size, 3), np.float32), training=False))
+        probabilities = keras.ops.convert_to_numpy(teacher(np.zeros((1, size, size, 3), np.float32), training=False))
     except Exception as error:  # of any layer
         raise UserError(f"teacher {name}: cannot be loaded, or takes no images ({first_line(error)})") from None
     if probabilities.shape != (1, config.num_classes) or not abs(probabilities.sum() - 1) < 1e-2:

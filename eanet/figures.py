@@ -148,11 +148,19 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
     if recipe.get("cutmix") and cutmix_epochs(recipe.get("epochs", len(epochs))):
         stops = len(epochs) > cutmix_epochs(recipe.get("epochs", len(epochs)))
         part = {0.5: "half"}.get(recipe["cutmix"], f"{100 * recipe['cutmix']:g}%")
-        more = "; they improve suddenly when CutMix stops, near the end." if stops else f", {part} of them mixed by CutMix."
-        caption += " Training values are for augmented images" + more
+        better = stops and _improves_at(history, cutmix_epochs(recipe.get("epochs", len(epochs))))
+        more = f", {part} of them mixed by CutMix" + (", which stops near the end" if stops else "")
+        more = "; they improve suddenly when CutMix stops, near the end" if better else more
+        caption += f" Training values are for augmented images{more}."
     named = (("training", "accuracy"), ("validation", "val_accuracy"))
     last = ", ".join(f"{name} {100 * history[key][-1]:.1f}%" for name, key in named if key in history)
     return Drawing(rendered(figure), caption, f"Accuracy and loss over the epochs; accuracy at the end: {last}.")
+
+
+def _improves_at(history: dict, epoch: int) -> bool:
+    """Return whether the training values after `epoch` epochs are better than those before."""
+    accuracy, loss = history["accuracy"], history["loss"]
+    return accuracy[epoch] > accuracy[epoch - 1] and loss[epoch] < loss[epoch - 1]
 
 
 def _label_ends(axis, ends, gap=0.1) -> None:

@@ -10,6 +10,7 @@ SOURCE holds image files, or Parquet files with a column of image bytes; where i
 
 DESTINATION gets Parquet files with the columns path, label, score, predictions (a list of label and score) and error. An
 image that cannot be read is a row with an error. After a stop, the same command goes on from the finished files.
+Exit status: 0, every image has a row, some perhaps with an error; 2, bad arguments, or no image could be read; 130, Ctrl-C.
 
 Needs `pip install "ray[data]" onnxruntime pillow tqdm`. On a cluster, every machine needs these and must see SOURCE and
 DESTINATION; code and model are sent to it.
@@ -290,8 +291,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> None:
-    """Run the program."""
+def main(argv=None) -> int:
+    """Run the program and return its exit status."""
     args = parse_args(argv)
     start = time.monotonic()
     done = predict_many(args.source, args.destination, model_name=args.model, top_k=args.top_k, workers=args.workers,
@@ -299,6 +300,7 @@ def main(argv=None) -> None:
     rate = done.images / (time.monotonic() - start)
     before = f", {done.before:,} before" if done.before else ""
     print(f"{printable(args.destination)}: {done.images:,} images ({rate:,.0f}/s){before}; {done.errors:,} with an error")
+    return 2 if done.errors and done.errors == done.images + done.before else 0
 
 
 if __name__ == "__main__":

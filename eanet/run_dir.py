@@ -15,6 +15,7 @@ import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, Split, check_data_path, is_repo_id, load_dataset, split_validation
+from eanet.data.archives import is_compressed_table
 from eanet.data.table_files import TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.distributed import ALONE, Processes
@@ -173,18 +174,33 @@ def finished_results(config: TrainConfig) -> dict | None:
         return None
     history, _ = read_progress(output / CHECKPOINT_FILE)
     epochs = config.stop_after or settings["recipe"]["epochs"]
-    return read_json(output / RESULTS_FILE) if len(history.get("loss", [])) == epochs else None
+    if len(history.get("loss", [])) != epochs or (recorded_training(output) or {}).get("epochs") != epochs:
+        return None  # or killed before the results of the last epochs took the place of those of stop_after
+    return read_json(output / RESULTS_FILE)
 
 
 def listing_checksum(path) -> str:
-    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files: a quick look for changes."""
+    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files, or of the content of a single file.
+
+    A quick look for changes; the size of a tarball says little, since it is filled up to a multiple of 10 KiB.
+    """
     listing = [str(path)]
     if path is not None and not is_repo_id(path):
-        table = str(path).lower().endswith(TABLE_SUFFIXES)
+        table = str(path).lower().endswith(TABLE_SUFFIXES) or is_compressed_table(str(path))
         root = os.path.dirname(path) or "." if table else path  # a table is next to its images
-        files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names] or [root]
+        files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
         listing = sorted(f"{os.path.relpath(file, root)} {os.lstat(file).st_size}" for file in files)
+        if os.path.isfile(root):
+            listing = [str(_content_checksum(root))]
     return f"{zlib.crc32(os.fsencode(chr(10).join(listing))):08x}"
+
+
+def _content_checksum(path) -> int:
+    checksum = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def recipe_of(config: TrainConfig) -> dict:

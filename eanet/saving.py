@@ -281,14 +281,22 @@ def _contains(path: Path, texts: list[bytes]) -> bool:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """`os.replace` that also replaces a folder, and puts it back if that fails."""
+    """`os.replace` that also replaces the files of a folder, and puts them back if that fails.
+
+    The folder itself stays where it is: it would be missing if the process were killed between two renames.
+    """
     if not target.is_dir():
         os.replace(source, target)
         return
-    old = source.with_name(source.name + ".old")
-    os.replace(target, old)
+    old = shutil.copytree(target, source.with_name(source.name + ".old"))
+    names = sorted(path.name for path in source.iterdir())
     try:
-        os.replace(source, target)
+        for name in names:
+            os.replace(source / name, target / name)
     except OSError:
-        os.replace(old, target)
+        for path in old.iterdir():
+            os.replace(path, target / path.name)
         raise
+    for path in target.iterdir():
+        if path.name not in names:
+            path.unlink()

@@ -49,6 +49,7 @@ def open_job(destination: str, job: dict) -> set[int]:
         files, root = filesystem(destination)
         files.invalidate_cache()
         names = [posixpath.basename(path) for path in files.ls(root, detail=False)] if files.isdir(root) else []
+        names = [name for name in names if name]  # storage services list an empty folder as "predictions/" in itself
         if JOB_FILE in names:
             earlier = json.loads(files.cat_file(posixpath.join(root, JOB_FILE)))
             for key in job:

@@ -311,6 +311,10 @@ def reseed_dropout(model, seed: int, epoch: int) -> None:
     for i, variable in enumerate(v for v in model.variables if "seed_generator" in v.path):
         state = np.random.SeedSequence((seed, 3, epoch, i)).generate_state(2)
         variable.assign(np.array([state[0], 0], np.uint32))
+    if keras_backend() == "torch":  # Keras' dropout draws from its generator
+        import torch
+
+        torch.manual_seed(int(np.random.SeedSequence((seed, 3, epoch)).generate_state(1)[0]))
 
 
 def _build(run: Run, training):

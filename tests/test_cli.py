@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -174,6 +175,37 @@ def test_temporary_folder_is_removed(tmp_path):
         assert folder.parent == tmp_path and folder.name.startswith(".x-")
         1 / 0  # noqa: B018
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_whose_file_vanishes_closes_no_other_file(tmp_path, monkeypatch):
+    path, flock = tmp_path / "lock", fcntl.flock
+    path.touch()
+
+    def vanish(handle, operation):
+        path.unlink()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", vanish)
+    with cli.locked(path) as state, open(os.devnull) as other:  # which gets the number of the closed one
+        assert state is None
+        other.fileno()
+    assert other.closed
+
+
+def test_a_folder_that_others_look_at_is_locked_all_the_same(tmp_path, monkeypatch):
+    flock, looks = fcntl.flock, []
+
+    def look(handle, operation):
+        looks.append(handle)
+        if len(looks) < 3:
+            raise BlockingIOError
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", look)
+    with cli.temporary_folder(tmp_path) as folder:
+        monkeypatch.undo()
+        with cli.locked(folder) as mine:
+            assert mine is False and len(looks) == 3
 
 
 # --------------------------------------------------------------------------------------------------- text, arguments

@@ -78,6 +78,28 @@ def _smooth(rng, height, width):
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
+@needs_node
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_build_does_not_replace_other_files(kind, tmp_path):
+    demo, output = tmp_path / "demo", tmp_path / "notes"
+    shutil.copytree(DEMO, demo, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    runtime = demo / "node_modules/onnxruntime-web/dist"
+    runtime.mkdir(parents=True)
+    for name in ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"):
+        (runtime / name).touch()
+    (tmp_path / "model.onnx").touch()
+    command = ["node", demo / "build.mjs", "--model", tmp_path / "model.onnx", "--output", output]
+    mine = output if kind == "file" else output / "thesis.md"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.endswith("notes: is not an earlier page; give a new folder\n")
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    for _ in range(2):
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0 and (output / "site.json").is_file()
+
+
 # The page -------------------------------------------------------------------------------------------------------------
 
 

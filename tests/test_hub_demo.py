@@ -43,6 +43,18 @@ def test_the_staged_page_names_the_model_and_shows_fitting_samples(made_run, tre
     assert {"index.html", "app.js", "style.css", "runtime", "samples"} <= names and "dist" not in names
 
 
+def test_tokens_in_names_do_not_go_up(run, tree, tmp_path):
+    token = "hf_" + "pLANTEDsecret" * 3
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="the model's name contains a Hub token"):
+        demo.stage_demo(run, tmp_path / "out", f"user/{token}", "Colours", tree)
+    (run / "samples").mkdir()
+    shutil.copy(ROOT / "samples/apple.png", run / "samples" / f"{token}.png")
+    with pytest.raises(UserError, match="the name .* contains a Hub token") as caught:
+        demo.stage_demo(run, tmp_path / "out", None, "Colours", tree)
+    assert token not in str(caught.value)
+
+
 def test_a_page_that_is_not_built_says_how(made_run, tree, tmp_path):
     shutil.rmtree(tree / "demo/dist")
     with pytest.raises(UserError, match="not built; `npm ci --prefix demo && npm run build --prefix demo`"):

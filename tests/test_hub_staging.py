@@ -19,6 +19,7 @@ import modeling_eanet
 from eanet.cli import UserError
 from eanet.export import export_onnx
 from eanet.hub import provenance, staging, tokens, upload
+from eanet.hub.card import render_card
 from eanet.hub.card_facts import collect_facts
 from eanet.saving import save_pretrained_keras
 
@@ -408,6 +409,9 @@ def test_an_installed_package_pushes_its_own_code_alone(run, tmp_path):
     names = {p.relative_to(staged.folder).as_posix() for p in staged.folder.rglob("*") if p.is_file()}
     assert not staged.with_programs and {"modeling_eanet.py", "eanet/cli.py"} <= names
     assert not {"train.py", "tests/theirs.py"} & names
+    card = render_card(collect_facts(staged.folder, staged.results, staged.model, "me/new"))
+    card = re.sub(r"(?m)^python train\.py .*", "", card)  # what trained the run
+    assert not re.search(r"requirements\.txt|inference\.py|train\.py|push_to_hub\.py", card) and "## Training\n" in card
 
 
 def test_a_run_takes_the_programs_along_and_a_copy_of_the_repository_the_rest_too(run, tmp_path):

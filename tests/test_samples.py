@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import LABELS, MeanColour, colour_images, paint, tiny_config
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from eanet.data import Split
 from eanet.hub import card_facts
@@ -49,6 +50,36 @@ def test_samples_that_the_run_kept(staged):
     found = card_facts.sample_answers(folder, MeanColour())
     assert [sample["label"] for sample in found] == ["blue", "blue", "green", "green", "red", "red"]
     assert all(sample["top1"] for sample in found)
+
+
+def test_what_somebody_put_in_place_of_the_samples(staged, tmp_path):
+    run, folder = staged
+    paint(tmp_path / "private" / "red_1.png", "red", size=(300, 200))
+    (run / KEPT).symlink_to(tmp_path / "private")
+    with pytest.raises(UserError, match=f"{KEPT}: is a link"):
+        publish_samples(run, folder)
+    (run / KEPT).unlink()
+    (run / KEPT).mkdir()
+    with Image.open(tmp_path / "private" / "red_1.png") as image:
+        image.save(run / KEPT / "red_1.png", pnginfo=_text("GPS", "48.1, 11.5"))
+    publish_samples(run, folder)
+    with Image.open(folder / "samples" / "red_1.png") as image:
+        assert image.size == (32, 32) and not image.info
+    (run / KEPT / "red_2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="red_2.png: .*not an image|red_2.png: unknown image format"):
+        publish_samples(run, folder)
+    (run / KEPT / "red_2.png").unlink()
+    token = "hf_" + "pLANTEDsecret" * 3
+    paint(run / KEPT / f"{token}.png", "red")
+    with pytest.raises(UserError, match="the name .* contains a Hub token") as caught:
+        publish_samples(run, folder)
+    assert token not in str(caught.value)
+
+
+def _text(key, value):
+    info = PngInfo()
+    info.add_text(key, value)
+    return info
 
 
 def test_samples_of_the_data(staged, tmp_path):

@@ -190,7 +190,9 @@ def test_folder_that_cannot_be_replaced_is_put_back(tiny_folder, tmp_path, monke
     before, replace = contents(folder / "variables"), os.replace
 
     def refuse(source, target):
-        if target == folder / "variables" and source.name == "variables":
+        assert set(contents(folder / "variables")) == set(before)  # none is missing, should the process be killed
+        if target == folder / "variables" / "variables.index" and source.parent.name == "variables":
+            assert contents(folder / "variables") != before
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 

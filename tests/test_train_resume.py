@@ -2,12 +2,12 @@
 
 import contextlib
 import json
+import operator
 import pickle
 import re
 import resource
 import shutil
 import signal
-from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ from training_runs import (
 )
 
 from eanet import trainer
-from eanet.run_dir import Checkpoint, finished_results
+from eanet.run_dir import Checkpoint, finished_results, listing_checksum
 from modeling_eanet import from_pretrained_keras
 
 
@@ -135,6 +135,17 @@ def test_finished_run_on_data_with_a_changed_file_is_not_answered(tmp_path):
     assert finished_results(train_config(*command)) is None
 
 
+def test_another_archive_of_the_same_size_is_other_data(tmp_path):
+    archive, labels = tmp_path / "data.tar", tmp_path / "labels.csv.gz"
+    for path in (archive, labels):
+        path.write_bytes(b"a" * 10_240)
+    (tmp_path / "0.png").touch()
+    before = [listing_checksum(path) for path in (archive, labels)]
+    archive.write_bytes(b"b" * 10_240)
+    (tmp_path / "0.png").write_bytes(b"an image")
+    assert all(map(operator.ne, before, [listing_checksum(path) for path in (archive, labels)]))
+
+
 @contextlib.contextmanager
 def limited_files(size):
     """Limit the files of this process to `size` bytes, as if the disk were full."""
@@ -188,11 +199,15 @@ def test_model_can_be_written_before_the_last_epoch_and_training_go_on(tmp_path)
     stopped = f"stopped after 1 of {EPOCHS} epochs, as stop_after says; without it, the same command resumes"
     assert status == 0 and only_line(err) == f"output {output}: {stopped}"
     with without_saved_model():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+            patch.setattr(trainer, "calibrate", lambda *args, **kwargs: 1 / 0)  # after the last epoch
+            main("--data", colours(), *RECIPE, "--output", output)
+        assert read_json(output / "eval_results.json")["training"]["epochs"] == 1
         status, _, err = main("--data", colours(), *RECIPE, "--output", output)
     assert status == 0, err
     assert_same_weights(output, finished()[0])
     assert "--stop-after" not in read_json(output / "eval_results.json")["training"]["command"]
-    line = error_line(*itemgetter(0, 2)(main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)))
+    line = error_line(*operator.itemgetter(0, 2)(main("--data", colours(), *RECIPE, "--stop-after", 1, "--output", output)))
     assert f"stop_after 1: output {output} already holds {EPOCHS} epochs" in line
 
 

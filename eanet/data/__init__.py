@@ -70,7 +70,7 @@ def check_data_path(path) -> None:
     if "://" in str(path):
         raise UserError(f"data {path}: an address is not downloaded; download it, and give the path of the file")
     if not is_repo_id(path):
-        raise UserError(f"data {path}: no such file or folder; without --data, train.py downloads CIFAR-100")
+        raise UserError(f"data {path}: no such file or folder")
     if importlib.util.find_spec("datasets") is None:
         hint = "for a data set of this name on the Hub, `pip install datasets`"
         raise UserError(f"data {path}: no such file or folder; {hint}")
@@ -180,7 +180,7 @@ def _scan(path: Path, left_out: LeftOut) -> tuple[Folder, str | None]:
     with open(path, "rb") as file:
         head = file.read(8)
     if not head:
-        raise UserError(f"{path}: empty; truncated or damaged, download it again")
+        raise UserError(f"{path}: empty; if it was downloaded, download it again")
     if path.suffix.lower() in SHEETS:
         raise UserError(f"{path}: {SPREADSHEET}")
     if is_compressed_table(path.name):

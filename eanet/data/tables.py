@@ -221,6 +221,7 @@ def find_tables(
             continue
         columns = rows and choose_columns(rows, functools.partial(index.has, file), image, label)
         if not rows or not columns:
+            problem = problem or (f"{file.path}: has no rows" if only and not rows else "")
             continue
         if isinstance(columns, str):
             problem = problem or f"{file.path}: {columns}"

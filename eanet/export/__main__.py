@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from eanet.cli import UserError, check_backend, nonempty, nonempty_path, prepare_tensorflow, require, run
+from eanet.data import is_repo_id
 from eanet.export.formats import DATA_FORMATS, FORMATS, INSTALL_KERAS, export_all
 from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
@@ -49,12 +50,16 @@ def parse_args(argv=None) -> argparse.Namespace:
                         "accuracy on the test images")  # fmt: skip
     args = parser.parse_args(argv)
     output, folder = args.output, Path(args.model)
+    if not folder.is_dir() and not is_repo_id(args.model):
+        parser.error(f"{args.model}: {'a file, not a model folder' if folder.exists() else 'no such folder'}")
     if output is None and not folder.is_dir():
         parser.error(f"{args.model}: not a local folder; give the file to write with --output")
     if output is not None and args.format == "all":
         parser.error("--output names one file; --format all writes several, each to its usual place")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         parser.error(f"--output {output}: must be a file in an existing folder")
+    if output is not None and output.suffix.lower() != (suffix := Path(FORMATS[args.format]).suffix):
+        parser.error(f"--output {output}: the name of a file of --format {args.format} ends in {suffix}")
     if args.format in DATA_FORMATS and args.data is None:
         parser.error(f"--format {args.format} needs images: --data PATH, as for train.py")
     if args.data is not None and args.format not in (*DATA_FORMATS, "all"):

@@ -81,6 +81,7 @@ def collect_facts(
         **_exports(folder),
         "demo": (folder / "demo" / "index.html").is_file(),
         "space": _own_space(folder, model, repo_id),
+        "programs": (folder / "requirements.txt").is_file(),
         "saved_model": (folder / SAVED_MODEL_FILES[0]).is_file(),
         "evaluation": _measured(folder, "evaluation", model) or _report(folder, model),
         "exports": _measured(folder, "exports", model),

@@ -116,7 +116,9 @@ def stage_demo(run: Path, folder: Path, model_repo: str | None, title: str, tree
         shutil.copyfile(path, folder / "runtime" / path.name)
     labels, checksum = _export(run, folder / "model.onnx")
     samples = _samples(run, tree, labels)
+    check_no_token(model_repo or "", "the model's name")
     for path in samples:
+        check_no_token(path.name, f"the name {path}")
         (folder / "samples").mkdir(exist_ok=True)
         check_file(path, path)
         shutil.copyfile(path, folder / "samples" / path.name)

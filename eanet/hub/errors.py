@@ -107,8 +107,9 @@ def close_progress_bars() -> None:
 def set_timeout() -> None:
     """Turn a minute of silence from the Hub into a failed connection; by themselves the clients wait for ever."""
     import huggingface_hub as hub
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    if hub.constants.HF_HUB_OFFLINE:  # clients before 1.0 would forget it with their first session
+    if HF_HUB_OFFLINE:  # clients before 1.0 would forget it with their first session
         return
     if not hasattr(hub, "configure_http_backend"):  # 1.0 and later
         from huggingface_hub.utils._http import default_client_factory

@@ -10,7 +10,10 @@ import numpy as np
 
 from eanet.cli import UserError
 from eanet.hub.card_facts import file_label
+from eanet.hub.tokens import check_no_token
+from eanet.images import load_image
 from eanet.loaded_model import load_config
+from modeling_eanet import EANetConfig
 
 KEPT = "test_samples"  # in a run's folder; does not go up unless asked for
 COUNT = 6
@@ -83,9 +86,22 @@ def publish_samples(run: Path, folder: Path, data: str | Literal[True] = True) -
             )
         write_samples(target, split, labels)
         return
+    if (run / KEPT).is_symlink():
+        raise UserError(f"{run / KEPT}: is a link; name the data: --publish-samples DATA")
     kept = sorted(path for path in (run / KEPT).glob("*.png") if path.is_file() and not path.is_symlink())
     if not kept:
         raise UserError(f"{run}: keeps no test images to publish; name the data: --publish-samples DATA")
     target.mkdir()
     for path in kept[:COUNT]:
-        shutil.copyfile(path, target / path.name)
+        check_no_token(path.name, f"the name {path}")
+        _copy_scaled(path, target / path.name, load_config(folder))
+
+
+def _copy_scaled(path: Path, target: Path, config: EANetConfig) -> None:
+    """Write an image as the model sees it: somebody may have put another one there than the run did."""
+    from PIL import Image
+
+    try:
+        Image.fromarray(load_image(path, config)).save(target)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
