@@ -250,7 +250,7 @@ def load_model(name: str, runtime: str | None = None, threads: int = 0):
     """
     of_suffix = SUFFIXES.get(os.path.splitext(name)[1].lower())
     if runtime == "keras" and of_suffix and os.path.isfile(name):
-        raise UserError(f"{name}: is for the runtime {of_suffix}, not keras; leave --runtime out, or give the model's folder")
+        raise UserError(f"{name}: is for the runtime {of_suffix}, not keras; leave --runtime out, or give a model folder")
     runtime = runtime or of_suffix or "keras"
     if runtime == "litert":
         from eanet.export.litert import LitertModel, find_litert

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from eanet.cli import UserError, duration, write_json
+from eanet.cli import UserError, duration, keras_backend, write_json
 from eanet.data import Batches, balanced_class_weights, describe
 from eanet.distillation import (
     StoredOutputs,

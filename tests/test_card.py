@@ -311,13 +311,11 @@ def test_the_training_is_told_with_every_setting(training_facts):
         both = card.render_card(training_facts({**TRAINING, key: first}))
         assert "```bash\npython train.py --epochs 3\npython train.py\n```" in both
         assert "| 1 | 3 | 1 |" in both and "seed 8 |" in both and "| 2 | 1 | 1 |" in both
-        assert "Each run starts from the weights of the run before." in both
-        for damaged in (
-            "a word",
-            {"command": "python train.py"},
-            {**first, "recipe": 3},
-            {**first, "recipe": {"ema": 0}},
-        ):
+        assert "Each run starts from the weights of the run before." in both and "Initial weights" not in both
+        both = card.render_card(training_facts({**TRAINING, key: {**first, "init_from": "me/b"}}))
+        assert "of the run before. Initial weights of run 1: `me/b`." in both
+        others = ({"command": "python train.py"}, {**first, "recipe": 3}, {**first, "recipe": {"ema": 0}})
+        for damaged in ("a word", *others):
             with pytest.raises(UserError, match="eval_results.json"):
                 card.render_card(training_facts({**TRAINING, key: damaged}))
 

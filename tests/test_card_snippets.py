@@ -16,6 +16,8 @@ from eanet.hub.card_facts import collect_facts
 from eanet.images import load_image
 from modeling_eanet import build_eanet
 
+WHOLE = {"programs": True, "saved_model": True, "onnx_bytes": 1}  # facts of a repository with all there can be
+
 
 class Asked(Exception):  # noqa: N818
     """Raised in place of a prediction; has the pixels."""
@@ -47,7 +49,7 @@ def pixels_of(code: str, config, monkeypatch) -> np.ndarray:
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 def test_snippets_prepare_an_image_as_we_do(resize, size, tmp_path, monkeypatch):
     config = tiny_config(resize=resize)
-    facts = collect_facts(tmp_path, RESULTS, build_eanet(config), "me/new") | {"programs": True, "saved_model": True, "onnx_bytes": 1}
+    facts = collect_facts(tmp_path, RESULTS, build_eanet(config), "me/new") | WHOLE
     snippets = re.findall(r"```python\n(.*?)```", render_card(facts), re.DOTALL)
     with_keras, with_onnx = (next(code for code in snippets if word in code) for word in ("hf://", "onnxruntime"))
     monkeypatch.chdir(tmp_path)
@@ -63,7 +65,7 @@ def test_names_are_no_markdown_in_code(stem, tmp_path, monkeypatch):
     (tmp_path / "samples").mkdir()
     Image.fromarray(noise()).save(tmp_path / name)
     model = build_eanet(config)
-    facts = collect_facts(tmp_path, RESULTS, model, "me/eanet__v_") | {"programs": True, "saved_model": True, "onnx_bytes": 1}
+    facts = collect_facts(tmp_path, RESULTS, model, "me/eanet__v_") | WHOLE
     text = render_card(facts)
     blocks = "".join(re.findall(r"```.*?```", text, re.DOTALL))
     assert blocks.count("me/eanet__v_") == 6 and blocks.count(f'"{name}"') == 3 and "\\_" not in blocks

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, colour_images, only_line, run_main, run_program, tiny_config
+from conftest import ROOT, colour_images, run_main, run_program, tiny_config
 
 import eanet.export.__main__ as export_command
 import export as old_program
@@ -145,6 +145,30 @@ def test_a_hub_model_needs_an_output():
     assert "user/name" in line and "--output" in line
 
 
+@pytest.mark.parametrize("options", [(), ("--output", "m.onnx")])
+def test_what_is_no_model_is_named(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "file.onnx").touch()
+    for name, says in {
+        "no": "no such folder",
+        "runs/no": "no such folder",
+        "file.onnx": "a file, not a model folder",
+    }.items():
+        assert run_main(old_program, name, *options) == 2
+        assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {name}: {says}")
+
+
+@pytest.mark.parametrize(
+    ("format", "output"), [("litert", "a.onnx"), ("fp16", "a.tflite"), ("onnx", "a.onnxx"), ("onnx", "a")]
+)
+def test_the_name_of_the_output_fits_the_format(format, output, plain_folder, tmp_path, capsys):
+    assert run_main(old_program, plain_folder, "--format", format, "--output", tmp_path / output) == 2
+    suffix = ".tflite" if format == "litert" else ".onnx"
+    line = f"--output {tmp_path / output}: the name of a file of --format {format} ends in {suffix}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(line) and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("output", [".", "no/m.onnx"])
 def test_an_unwritable_output_is_an_error(output, plain_folder, tiny_model, tmp_path, capsys):
     assert run_main(old_program, plain_folder, "--output", tmp_path / output) == 2
@@ -155,7 +179,7 @@ def test_an_unwritable_output_is_an_error(output, plain_folder, tiny_model, tmp_
 
 def test_a_missing_model_is_one_line(tmp_path, capsys):
     assert run_main(old_program, tmp_path / "no", "--output", tmp_path / "m.onnx") == 2
-    assert str(tmp_path / "no") in only_line(capsys.readouterr().err)
+    assert f"{tmp_path / 'no'}: no such folder" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 

@@ -46,6 +46,10 @@ USAGE_ERRORS = {
     "nothing": ([], "PATH"),
     "model name": (["red.png", "--model", "nowhere"], "nowhere: not a local folder"),
     "model path": (["red.png", "--model", "./no/where"], "./no/where: not a local folder"),
+    "an export for Keras": (
+        ["red.png", "--model", "m.onnx", "--runtime", "keras"],
+        "m.onnx: is for the runtime onnx, not keras",
+    ),
     "model is a file": (["red.png", "--model", "red.png"], "red.png: not a local folder"),
     "invalid repo id": (["red.png", "--model", "bad name/x"], "bad name/x"),
     "repository not in the cache": (["red.png", "--model", "nobody/nothing"], "nobody/nothing: "),
@@ -61,7 +65,7 @@ def usage_errors(tmp_path_factory):
     paint(folder / "red.png")
     for name in ("empty", "folder.csv"):
         (folder / name).mkdir()
-    for name, content in (("empty.txt", "\n\n"), ("list.txt", "red.png\n" * 10_000), ("old.jsonl", "{}\n")):
+    for name, content in (("empty.txt", "\n\n"), ("list.txt", "red.png\n" * 10_000), ("old.jsonl", "{}\n"), ("m.onnx", "")):
         (folder / name).write_text(content)
     (folder / "texts").mkdir()
     (folder / "texts" / "config.json").write_text("{")

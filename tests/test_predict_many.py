@@ -140,6 +140,21 @@ def test_a_job_is_one_row_per_image(ray, photos, tmp_path, capsys):
     assert line.startswith(f"{tmp_path}/out: 12 images (") and line.endswith("; 2 with an error")
 
 
+def test_a_job_in_which_no_image_could_be_read_fails(ray, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    assert [run(tmp_path / "labels.csv", tmp_path / "out") for _ in range(2)] == [2, 0]  # then nothing is left to do
+    assert capsys.readouterr().out.splitlines()[0].endswith("; 1 with an error")
+
+
+def test_a_folder_that_a_storage_service_lists_in_itself_is_empty(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    listed = type(fsspec.filesystem("file")).ls
+    monkeypatch.setattr(type(fsspec.filesystem("file")), "ls", lambda self, path, **options: [f"{path}/"])
+    assert open_job(str(tmp_path / "out"), {"top_k": 3}) == set()
+    monkeypatch.setattr(type(fsspec.filesystem("file")), "ls", listed)
+    assert open_job(str(tmp_path / "out"), {"top_k": 3}) == set()
+
+
 def test_a_restart_skips_finished_shards(ray, photos, tmp_path, capsys):
     args = (photos, tmp_path / "out", "--shard-size", 5)
     (tmp_path / "out").mkdir()

@@ -140,3 +140,16 @@ def test_the_caption_of_the_curves_says_how_many_images_are_mixed(cutmix, words)
     history = {"loss": [2.0, 1.0], "accuracy": [0.5, 0.75]}
     caption = figures.curves(history, {"cutmix": cutmix, "epochs": 20}, False).caption
     assert caption.endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "words"),
+    [
+        ([2.0, 1.0], [0.5, 0.75], "images; they improve suddenly when CutMix stops, near the end."),
+        ([1.0, 2.0], [0.5, 0.75], "images, half of them mixed by CutMix, which stops near the end."),
+        ([2.0, 1.0], [0.5, 0.5], "images, half of them mixed by CutMix, which stops near the end."),
+    ],
+)
+def test_the_caption_of_the_curves_says_only_what_they_show(loss, accuracy, words):
+    history = {"loss": loss, "accuracy": accuracy}
+    assert figures.curves(history, {"cutmix": 0.5, "epochs": 2}, False).caption.endswith(words)

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import sys
 import types
 
 import numpy as np
@@ -302,3 +303,13 @@ def test_far_too_high_learning_rate_is_one_line(tmp_path):
         status, out, err = main("--data", colours(), *recipe, "--output", tmp_path / "run")
     assert "diverged in epoch 1" in error_line(status, err)
     assert out == "" and files_in(tmp_path / "run").keys() == {"settings.json"}
+
+
+def test_torch_draws_dropout_from_seed_and_epoch(tiny_model, monkeypatch):
+    seeds = []
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(manual_seed=seeds.append))
+    for backend in ("torch", "jax"):
+        monkeypatch.setattr(trainer, "keras_backend", lambda name=backend: name)
+        for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+            trainer.reseed_dropout(tiny_model, seed, epoch)
+    assert len(set(seeds[:3])) == 3 and seeds[3:] == seeds[:1]

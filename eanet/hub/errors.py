@@ -119,12 +119,12 @@ def set_timeout() -> None:
             limits = {name: given.get(name) or TIMEOUT for name in ("connect", "read", "write", "pool")}
             request.extensions = {**request.extensions, "timeout": limits}
 
-        def session():
+        def client():
             made = default_client_factory()
             made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
             return made
 
-        hub.set_client_factory(session)  # which makes another one after a failed connection
+        hub.set_client_factory(client)  # which makes another one after a failed connection
         return
     import requests
     from requests.adapters import HTTPAdapter
