@@ -3,7 +3,7 @@
 //     npm ci --prefix demo && npm run build --prefix demo
 //     npm run build --prefix demo -- --model ../runs/mine/onnx/model.onnx --samples ../runs/mine/samples
 //     python -m http.server -d demo/dist
-import { cpSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -29,13 +29,15 @@ for (const path of [from, values.model]) {
   }
 }
 const output = resolve(values.output);
-if (existsSync(output) && !existsSync(join(output, "site.json")) && (!statSync(output).isDirectory() || readdirSync(output).length)) {
+const earlier = ["site.json", join("runtime", RUNTIME[0])].every((name) => existsSync(join(output, name)));
+if (existsSync(output) && !earlier && (!statSync(output).isDirectory() || readdirSync(output).length)) {
   console.error(`build: error: --output ${output}: is not an earlier page; give a new folder`);
   process.exit(2);
 }
-const building = `${output}.building`;
-rmSync(building, { recursive: true, force: true });
-mkdirSync(join(building, "runtime"), { recursive: true });
+mkdirSync(dirname(output), { recursive: true });
+const building = mkdtempSync(`${output}.building-`);
+process.on("exit", () => rmSync(building, { recursive: true, force: true }));
+mkdirSync(join(building, "runtime"));
 for (const name of PAGE) cpSync(join(HERE, name), join(building, name));
 for (const name of RUNTIME) cpSync(join(from, name), join(building, "runtime", name));
 cpSync(values.model, join(building, "model.onnx"));

@@ -158,9 +158,10 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
 
 
 def _improves_at(history: dict, epoch: int) -> bool:
-    """Return whether the training values after `epoch` epochs are better than those before."""
-    accuracy, loss = history["accuracy"], history["loss"]
-    return accuracy[epoch] > accuracy[epoch - 1] and loss[epoch] < loss[epoch - 1]
+    """Return whether training values improve after `epoch` epochs, by more than twice the change of the epoch before."""
+    steps = np.diff([history["accuracy"], history["loss"]], axis=1)[:, max(0, epoch - 2) : epoch]
+    usual = 2 * np.abs(steps[:, 0]) if epoch > 1 else 0
+    return bool(np.all(steps[:, -1] * [1, -1] > usual))
 
 
 def _label_ends(axis, ends, gap=0.1) -> None:

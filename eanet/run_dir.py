@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ import numpy as np
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, Split, check_data_path, is_repo_id, load_dataset, split_validation
 from eanet.data.archives import is_compressed_table
-from eanet.data.table_files import TABLE_SUFFIXES
+from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES
 from eanet.distillation import check_teacher
 from eanet.distributed import ALONE, Processes
 from eanet.loaded_model import load_config
@@ -180,22 +181,24 @@ def finished_results(config: TrainConfig) -> dict | None:
 
 
 def listing_checksum(path) -> str:
-    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files, or of the content of a single file.
+    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files, and of the content of a single file.
 
     A quick look for changes; the size of a tarball says little, since it is filled up to a multiple of 10 KiB.
     """
     listing = [str(path)]
     if path is not None and not is_repo_id(path):
-        table = str(path).lower().endswith(TABLE_SUFFIXES) or is_compressed_table(str(path))
+        table = str(path).lower().endswith((*TABLE_SUFFIXES, *OTHER_SUFFIXES)) or is_compressed_table(str(path))
         root = os.path.dirname(path) or "." if table else path  # a table is next to its images
         files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
         listing = sorted(f"{os.path.relpath(file, root)} {os.lstat(file).st_size}" for file in files)
-        if os.path.isfile(root):
-            listing = [str(_content_checksum(root))]
+        if os.path.isfile(path):
+            status = os.stat(path)
+            listing.append(str(_content_checksum(path, status.st_size, status.st_mtime_ns)))
     return f"{zlib.crc32(os.fsencode(chr(10).join(listing))):08x}"
 
 
-def _content_checksum(path) -> int:
+@functools.lru_cache(maxsize=1)
+def _content_checksum(path, size: int, modified: int) -> int:
     checksum = 0
     with open(path, "rb") as file:
         while block := file.read(2**20):

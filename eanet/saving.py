@@ -285,18 +285,23 @@ def _replace(source: Path, target: Path) -> None:
 
     The folder itself stays where it is: it would be missing if the process were killed between two renames.
     """
+    if target.is_symlink():
+        target.unlink()
     if not target.is_dir():
         os.replace(source, target)
         return
-    old = shutil.copytree(target, source.with_name(source.name + ".old"))
-    names = sorted(path.name for path in source.iterdir())
+    names, old = sorted(path.name for path in source.iterdir()), source.with_name(source.name + ".old")
+    before = [path.name for path in target.iterdir() if path.is_file()]
+    old.mkdir()
+    for name in before:
+        shutil.copyfile(target / name, old / name)
     try:
         for name in names:
             os.replace(source / name, target / name)
     except OSError:
-        for path in old.iterdir():
-            os.replace(path, target / path.name)
+        with contextlib.suppress(OSError):
+            for name in before:
+                os.replace(old / name, target / name)
         raise
-    for path in target.iterdir():
-        if path.name not in names:
-            path.unlink()
+    for name in set(before) - set(names):
+        (target / name).unlink()

@@ -183,9 +183,16 @@ def test_archive_alone_in_a_folder(tmp_path):
 def test_archive_with_a_preview_next_to_it(tmp_path):
     (tmp_path / "preview.png").write_bytes(image())
     write_zip(tmp_path / "train.zip", members("train/"))
-    assert sizes(tmp_path) == (4, None, None, 0)
+    assert sizes(tmp_path) == (4, None, None, 1)
     write_zip(tmp_path / "test.zip", members("test/", 1))
     assert sizes(tmp_path) == (4, None, 2, 1)
+
+
+def test_images_next_to_an_archive_with_their_labels(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(image(i))
+    write_zip(tmp_path / "labels.zip", {"labels.csv": "file,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(4))})
+    assert sizes(tmp_path) == (4, None, None, 0)
 
 
 @pytest.mark.parametrize("labels", ["labels.csv", "labels.csv.gz", "pairs", "folders"])

@@ -291,6 +291,15 @@ def test_images_as_plain_bytes(tmp_path):
     assert load(path).labels == load(tmp_path).labels == ("0", "1") and sizes(load(path)) == (6, None, None, 0)
 
 
+def test_parquet_with_a_preview_and_an_archive_next_to_it(tmp_path):
+    write_columns(tmp_path / "data" / "train.parquet", image=[png(i) for i in range(6)], label=[i % 2 for i in range(6)])
+    (tmp_path / "preview.png").write_bytes(png(0))
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        for name in ("cat/0.png", "dog/0.png"):
+            archive.writestr(name, png(1))
+    assert load(tmp_path).labels == ("0", "1") and sizes(load(tmp_path))[0] == 6
+
+
 @pytest.mark.parametrize(("name", "column"), [("metadata.parquet", "file_name"), ("index.parquet", "path")])
 def test_parquet_table_of_files(tmp_path, name, column):
     for i in range(6):

@@ -94,10 +94,12 @@ def test_a_build_does_not_replace_other_files(kind, tmp_path):
     mine.write_text("mine")
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.endswith("notes: is not an earlier page; give a new folder\n")
-    assert mine.read_text() == "mine"
+    assert mine.read_text() == "mine" and len(list(tmp_path.iterdir())) == 3
     mine.unlink()
+    (tmp_path / "notes.building").mkdir()
     for _ in range(2):
-        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0 and (output / "site.json").is_file()
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+        assert (output / "site.json").is_file() and len(list(tmp_path.iterdir())) == 4
 
 
 # The page -------------------------------------------------------------------------------------------------------------

@@ -148,13 +148,9 @@ def test_a_hub_model_needs_an_output():
 @pytest.mark.parametrize("options", [(), ("--output", "m.onnx")])
 def test_what_is_no_model_is_named(options, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs").mkdir()
     (tmp_path / "file.onnx").touch()
-    for name, says in {
-        "no": "no such folder",
-        "runs/no": "no such folder",
-        "file.onnx": "a file, not a model folder",
-    }.items():
+    neither = "not a local folder, and not a Hub repo id (user/name)"
+    for name, says in {"no": neither, "./no": neither, "a/b/c": neither, "file.onnx": "a file, not a model folder"}.items():
         assert run_main(old_program, name, *options) == 2
         assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {name}: {says}")
 
@@ -179,7 +175,7 @@ def test_an_unwritable_output_is_an_error(output, plain_folder, tiny_model, tmp_
 
 def test_a_missing_model_is_one_line(tmp_path, capsys):
     assert run_main(old_program, tmp_path / "no", "--output", tmp_path / "m.onnx") == 2
-    assert f"{tmp_path / 'no'}: no such folder" in capsys.readouterr().err.splitlines()[-1]
+    assert f"{tmp_path / 'no'}: not a local folder" in capsys.readouterr().err.splitlines()[-1]
     assert not list(tmp_path.iterdir())
 
 

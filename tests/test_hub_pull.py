@@ -42,11 +42,32 @@ def test_a_file_becomes_a_folder_and_a_folder_a_file(pushed, session, hub, tmp_p
     assert session.pull(back).code == 0
     commit_by_hand(hub, {"data": None, "data/x": b"2", "notes/a/1.txt": None, "notes": b"2"})
     (back / "notes" / "mine.txt").write_text("mine")
-    assert "notes already exists and was not pulled; move it" in error_line(session.pull(back), 2)
+    assert "back: notes/mine.txt is in the place of notes; move it" in error_line(session.pull(back), 2)
     assert (back / "data").read_bytes() == b"1" and (back / "notes" / "a" / "1.txt").exists()
     (back / "notes" / "mine.txt").unlink()
     assert session.pull(back).code == 0
     assert (back / "data" / "x").read_bytes() == (back / "notes").read_bytes() == b"2"
+    commit_by_hand(hub, {"data/x": None, "data": b"3", "notes": None, "notes/a/1.txt": b"3"})
+    stop = """
+from pathlib import Path
+from eanet.hub import download
+written = []
+def write_record(to, **record):
+    if written:
+        raise KeyboardInterrupt
+    written.append(to)
+    kept(to, **record)
+kept, download.write_record = download.write_record, write_record
+try:
+    download.pull(sys.argv[1], Path(sys.argv[2]))
+except KeyboardInterrupt:
+    print("stopped")
+finally:
+    download.write_record = kept
+"""
+    assert session.python(stop, REPO, back).out == "stopped\n"  # before the last record
+    assert session.pull(back).code == 0
+    assert (back / "data").read_bytes() == (back / "notes" / "a" / "1.txt").read_bytes() == b"3"
 
 
 def test_a_folder_of_your_own_is_left_alone(pushed, session, made_run, tmp_path):

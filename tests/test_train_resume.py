@@ -135,15 +135,19 @@ def test_finished_run_on_data_with_a_changed_file_is_not_answered(tmp_path):
     assert finished_results(train_config(*command)) is None
 
 
-def test_another_archive_of_the_same_size_is_other_data(tmp_path):
-    archive, labels = tmp_path / "data.tar", tmp_path / "labels.csv.gz"
-    for path in (archive, labels):
+def test_another_file_of_the_same_size_is_other_data(tmp_path):
+    tables = [tmp_path / name for name in ("labels.csv", "labels.csv.gz", "labels.txt", "labels.json", "labels.lst")]
+    for path in (files := [tmp_path / "data.tar", *tables]):
         path.write_bytes(b"a" * 10_240)
     (tmp_path / "0.png").touch()
-    before = [listing_checksum(path) for path in (archive, labels)]
-    archive.write_bytes(b"b" * 10_240)
+    before = [listing_checksum(path) for path in files]
+    assert before == [listing_checksum(path) for path in files]
     (tmp_path / "0.png").write_bytes(b"an image")
-    assert all(map(operator.ne, before, [listing_checksum(path) for path in (archive, labels)]))
+    assert all(map(operator.ne, before[1:], [listing_checksum(path) for path in tables]))
+    (tmp_path / "0.png").write_bytes(b"")
+    for path in files:
+        path.write_bytes(b"b" * 10_240)
+    assert all(map(operator.ne, before, [listing_checksum(path) for path in files]))
 
 
 @contextlib.contextmanager

@@ -123,7 +123,8 @@ def _load_local(path: Path, config: EANetConfig, options: dict) -> Dataset:
         return load_hub(saved, config, **options)
     tree, table = _scan(path, left_out)
     archives = _archives_in(tree, options, table)
-    if len(archives) == 1 and isinstance(archives[0].source, str) and not table and not _tables_in(tree):
+    alone = len(archives) == 1 and not table and not _tables_in(tree) and not has_images(tree)
+    if alone and isinstance(archives[0].source, str):
         return _load_local(Path(archives[0].source), config, options)
     for _ in range(MAX_NESTED):
         tree = _opened(tree, archives, str(path), left_out) if archives else tree
@@ -224,9 +225,9 @@ def _archives_in(tree: Folder, options: dict, table: str | None = None) -> list[
 
 
 def _told(tree: Folder, options: dict, table: str | None) -> bool:
-    """Return whether other files than folders tell the classes of images, as far as can be seen without an error."""
+    """Return whether other files than folders may tell the classes of images, or are the data set themselves."""
     columns = {name: options[name] for name in ("image_column", "label_column")}
-    if any(is_compressed_table(file.name) for file in tree.walk()):
+    if any(is_compressed_table(file.name) or file.suffix in (".parquet", ".arrow") for file in tree.walk()):
         return True
     try:
         tables = list_tables(tree, "", LeftOut(), first_only=False, only=table, **columns)

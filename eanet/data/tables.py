@@ -221,7 +221,8 @@ def find_tables(
             continue
         columns = rows and choose_columns(rows, functools.partial(index.has, file), image, label)
         if not rows or not columns:
-            problem = problem or (f"{file.path}: has no rows" if only and not rows else "")
+            if only and rows and len(rows.header) > 1 and not rows.sample:
+                problem = f"{file.path}: has no rows"
             continue
         if isinstance(columns, str):
             problem = problem or f"{file.path}: {columns}"

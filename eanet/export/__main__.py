@@ -22,7 +22,6 @@ import sys
 from pathlib import Path
 
 from eanet.cli import UserError, check_backend, nonempty, nonempty_path, prepare_tensorflow, require, run
-from eanet.data import is_repo_id
 from eanet.export.formats import DATA_FORMATS, FORMATS, INSTALL_KERAS, export_all
 from eanet.run_lock import lock_run
 from modeling_eanet import CONFIG_FILE, from_pretrained_keras
@@ -50,8 +49,10 @@ def parse_args(argv=None) -> argparse.Namespace:
                         "accuracy on the test images")  # fmt: skip
     args = parser.parse_args(argv)
     output, folder = args.output, Path(args.model)
-    if not folder.is_dir() and not is_repo_id(args.model):
-        parser.error(f"{args.model}: {'a file, not a model folder' if folder.exists() else 'no such folder'}")
+    if folder.exists() and not folder.is_dir():
+        parser.error(f"{args.model}: a file, not a model folder")
+    if not folder.is_dir() and (args.model.startswith((".", "~", os.sep)) or args.model.count("/") != 1):
+        parser.error(f"{args.model}: not a local folder, and not a Hub repo id (user/name)")
     if output is None and not folder.is_dir():
         parser.error(f"{args.model}: not a local folder; give the file to write with --output")
     if output is not None and args.format == "all":

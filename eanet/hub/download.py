@@ -59,8 +59,10 @@ def pull(repo_id: str, to: Path, *, revision: str = "main", part: str | None = N
     gone = [name for name in before if name not in files and matches(name, wanted)] if complete else []
     for name, digest in files.items():
         path = _inside(to, name)
-        if name not in before and path.is_file() and sha256(path) != digest or _blocked(to, name, gone):
+        if name not in before and path.is_file() and sha256(path) != digest:
             raise UserError(f"{to}: {name} already exists and was not pulled; move it, or use another folder")
+        if place := _in_place_of(to, name, gone):
+            raise UserError(f"{to}: {printable(place)} is in the place of {name}; move it, or use another folder")
     _move_in(snapshot, to, files, gone, before, repo_id)
     changed = sum(before.get(name) != digest for name, digest in files.items())
     deleted = f", {len(gone)} deleted" if gone else ""
@@ -154,12 +156,13 @@ def _inside(to: Path, name: str) -> Path:
     raise UserError(f"{to}: {printable(name)!r} is not the name of a file; use another folder")
 
 
-def _blocked(to: Path, name: str, gone: list[str]) -> bool:
-    """Return whether a folder is where the file `name` goes, or a file where its folder does, but for those of `gone`."""
+def _in_place_of(to: Path, name: str, gone: list[str]) -> str | None:
+    """Return a file in a folder that is where the file `name` goes, or a file where its folder does; but none of `gone`."""
     path = to / name
     inside = (each for each in path.rglob("*") if each.is_symlink() or not each.is_dir()) if path.is_dir() else ()
     above = (each for each in path.parents if to in each.parents and each.exists() and not each.is_dir())
-    return any(each.relative_to(to).as_posix() not in gone for each in (*inside, *above))
+    found = (each.relative_to(to).as_posix() for each in (*inside, *above))
+    return next((each for each in found if each not in gone), None)
 
 
 def _read_record(folder: Path) -> dict | None:
@@ -199,7 +202,8 @@ def _move_in(snapshot: Path, to: Path, files: dict, gone: list, before: dict, re
         # The record comes first, with old and new digests: a pull interrupted from here on can be repeated.
         write_record(to, repo_id=repo_id, commit=snapshot.name, files={**before, **files}, before=before)
         for name in gone:  # first: a folder may come in place of a file, or a file in place of a folder
-            _inside(to, name).unlink(missing_ok=True)
+            if (path := _inside(to, name)).is_file():  # or what took its place before an interruption
+                path.unlink()
         for name in files:
             for empty, _, _ in os.walk(to / name, topdown=False):
                 os.rmdir(empty)

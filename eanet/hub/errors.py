@@ -112,7 +112,11 @@ def set_timeout() -> None:
     if HF_HUB_OFFLINE:  # clients before 1.0 would forget it with their first session
         return
     if not hasattr(hub, "configure_http_backend"):  # 1.0 and later
-        from huggingface_hub.utils._http import default_client_factory
+        from huggingface_hub.utils import _http
+
+        make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # with a person's proxy, perhaps
+        if getattr(make, "limited", False):
+            return
 
         def limit(request):  # most of the client's calls ask for no limit, whatever that of its session is
             given = request.extensions.get("timeout", {})
@@ -120,10 +124,11 @@ def set_timeout() -> None:
             request.extensions = {**request.extensions, "timeout": limits}
 
         def client():
-            made = default_client_factory()
+            made = make()
             made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
             return made
 
+        client.limited = True  # type: ignore[attr-defined]
         hub.set_client_factory(client)  # which makes another one after a failed connection
         return
     import requests
