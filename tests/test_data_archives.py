@@ -159,7 +159,7 @@ def test_truncated(tmp_path, kind, keep):
         ("a.rar", b"Rar!\x1a\x07" + bytes(99), "a RAR archive, which is not read; unpack it"),
         ("a.zip", b"<html>404</html>", "no images: not a tarball or zip"),
         ("a.png", image(), "a single image; a data set is the folder"),
-        ("a.zip", b"", "empty; if it was downloaded, download it again"),
+        ("a.zip", b"", "empty; truncated or damaged, download it again"),
         ("a.tar", b"version https://git-lfs.github.com/spec/v1\noid", "run `git lfs pull`"),
     ],
 )

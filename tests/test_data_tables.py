@@ -164,6 +164,8 @@ def test_a_given_file_that_is_no_table_of_images(tmp_path):
         (tmp_path / "notes.csv").write_text(content)
         message = error_of(tmp_path / "notes.csv")
         assert message.endswith("notes.csv: notes.csv: no table of images in its folder and their classes")
+    (tmp_path / "notes.csv").write_text("")
+    assert error_of(tmp_path / "notes.csv").endswith("notes.csv: empty, a table without rows")
     (tmp_path / "notes.csv").write_text(lines([]))
     assert error_of(tmp_path / "notes.csv").endswith("notes.csv: notes.csv: has no rows")
     (tmp_path / "notes.csv").write_text(lines(ROWS))

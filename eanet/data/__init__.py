@@ -180,8 +180,10 @@ def _scan(path: Path, left_out: LeftOut) -> tuple[Folder, str | None]:
     check_not_pointer(path)
     with open(path, "rb") as file:
         head = file.read(8)
+    if not head and path.suffix.lower() in TABLE_SUFFIXES:
+        raise UserError(f"{path}: empty, a table without rows")
     if not head:
-        raise UserError(f"{path}: empty; if it was downloaded, download it again")
+        raise UserError(f"{path}: empty; truncated or damaged, download it again")
     if path.suffix.lower() in SHEETS:
         raise UserError(f"{path}: {SPREADSHEET}")
     if is_compressed_table(path.name):

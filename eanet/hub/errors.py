@@ -112,10 +112,8 @@ def set_timeout() -> None:
     if HF_HUB_OFFLINE:  # clients before 1.0 would forget it with their first session
         return
     if not hasattr(hub, "configure_http_backend"):  # 1.0 and later
-        from huggingface_hub.utils import _http
-
-        make = getattr(_http, "_GLOBAL_CLIENT_FACTORY", _http.default_client_factory)  # with a person's proxy, perhaps
-        if getattr(make, "limited", False):
+        first = hub.get_session()
+        if any(hook.__name__ == "limit" for hook in first.event_hooks["request"]):
             return
 
         def limit(request):  # most of the client's calls ask for no limit, whatever that of its session is
@@ -123,13 +121,9 @@ def set_timeout() -> None:
             limits = {name: given.get(name) or TIMEOUT for name in ("connect", "read", "write", "pool")}
             request.extensions = {**request.extensions, "timeout": limits}
 
-        def client():
-            made = make()
-            made.event_hooks = {**made.event_hooks, "request": [*made.event_hooks["request"], limit]}
-            return made
-
-        client.limited = True  # type: ignore[attr-defined]
-        hub.set_client_factory(client)  # which makes another one after a failed connection
+        hooks = {**first.event_hooks, "request": [*first.event_hooks["request"], limit]}
+        # Also for the sessions that follow a failed connection.
+        hub.set_client_factory(lambda: type(first)(event_hooks=hooks, follow_redirects=first.follow_redirects))
         return
     import requests
     from requests.adapters import HTTPAdapter
