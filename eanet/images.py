@@ -294,7 +294,7 @@ def _deep_to_l(image, file_format):
     top = max((values_of(image.crop(band)).max(initial=0) for band in _bands(image, rows)), default=0)
     hidden = None
     if image.mode.startswith("I;16") or 255 < top <= 65535:
-        white = 65535.0 if top <= 255 else _white(top, file_format)
+        white = _white(top, file_format)
         hidden = image.info.get("transparency")
     elif top > 65535 or image.mode == "F" and 0 < top <= 1:
         white = max(top, 1.0)

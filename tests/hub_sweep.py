@@ -52,7 +52,7 @@ FAULTS = {
     "502": dict(status=502),
     "403": dict(status=403),
     "dropped": dict(kind="drop"),
-    "slow": dict(kind="slow", seconds=60),
+    "slow": dict(kind="slow", seconds=TIMEOUT + 1),
 }
 
 STAYING = ("500", "403", "dropped")  # also tried with every request of the route; the others behave like 500

@@ -160,10 +160,10 @@ def test_a_table_that_is_given_decides_alone(tmp_path, given, other):
 
 def test_a_given_file_that_is_no_table_of_images(tmp_path):
     draw(tmp_path, *(f"{kind}/{file}" for kind in ("cat", "dog") for file in FILES))
-    for content in ("notes", lines([("other.png", "cat")])):
+    unknown = "no table of images in its folder and their classes"
+    for content, says in {"notes": unknown, lines([("other.png", "cat")]): "other.png: no such file"}.items():
         (tmp_path / "notes.csv").write_text(content)
-        message = error_of(tmp_path / "notes.csv")
-        assert message.endswith("notes.csv: notes.csv: no table of images in its folder and their classes")
+        assert error_of(tmp_path / "notes.csv").endswith(f"notes.csv: notes.csv: {says}")
     (tmp_path / "notes.csv").write_text("")
     assert error_of(tmp_path / "notes.csv").endswith("notes.csv: empty, a table without rows")
     (tmp_path / "notes.csv").write_text(lines([]))

@@ -27,8 +27,8 @@ def fault_id(value):
         dict(path="/commit/", kind="late", times=1),
         dict(path="/tree/", status=502, times=1),
         dict(path="/api/repos/create", kind="drop", times=1),
-        dict(path="/revision/", kind="slow", seconds=SILENT, times=1),
-        dict(path="/tree/", kind="slow", seconds=SILENT, times=1),
+        dict(path="/revision/", kind="silent", seconds=SILENT, times=1),
+        dict(path="/tree/", kind="silent", seconds=SILENT, times=1),
     ],
     ids=fault_id,
 )

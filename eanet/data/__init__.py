@@ -38,7 +38,7 @@ from eanet.data.report import describe, inspect
 from eanet.data.splits import Dataset, Split, balanced_class_weights, count_repeated, split_validation
 from eanet.data.storage import DiskImages
 from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES, count_images, parquet_columns
-from eanet.data.tables import apply_splits, label_splits, list_tables
+from eanet.data.tables import apply_splits, check_names, label_splits, list_tables
 from eanet.images import image_suffixes
 from modeling_eanet import EANetConfig
 
@@ -257,13 +257,15 @@ def _opened(tree: Folder, archives: list[File], where: str, left_out: LeftOut) -
     names = _folder_names(full)
     splits = [split_of(name) for name in names.values()]
     flat = all(len({f.parts[:-1] for f in inside[file].walk() if looks_like_image(f)}) == 1 for file in full)
-    if len(full) > 1 and not flat and not _tables_in(tree) and (None in splits or len(set(splits)) < len(splits)):
+    joined = _are_downloads(full)
+    told = joined or flat or _tables_in(tree) or None not in splits and len(set(splits)) == len(splits)
+    if len(full) > 1 and not told:
         listed = ", ".join(file.path for file in full[:4]) + (", ..." if len(full) > 4 else "")
         raise UserError(f"{where}: several archives with images ({listed}); give one of them, or unpack them")
     placed = {file.parts: file.source for file in tree.walk() if file not in inside}
     for file, members in inside.items():
         name = names.get(file) or file.name.partition(".")[0]
-        within = (*file.parts[:-1], name) if file in full and len(full) > 1 else file.parts[:-1]
+        within = (*file.parts[:-1], name) if file in full and len(full) > 1 and not joined else file.parts[:-1]
         same = list(members.folders) in ([name], [_stem(file)]) and not members.files
         twice = within and within[-1] == name and same  # train/train/
         for member in members.walk():
@@ -273,6 +275,12 @@ def _opened(tree: Folder, archives: list[File], where: str, left_out: LeftOut) -
     for parts, source in placed.items():
         merged.add(parts, source)
     return merged
+
+
+def _are_downloads(archives: list[File]) -> bool:
+    """Return whether archives are the parts of one download of Google Drive or Takeout: `data-20240101T000000Z-001.zip`."""
+    found = [re.fullmatch(r"(.*-\d{8}T\d{6}Z)(-\d+)?-\d{3}", _stem(file)) for file in archives]
+    return all(found) and len({match[1] for match in found if match}) == 1
 
 
 def _folder_names(archives: list[File]) -> dict[File, str]:
@@ -313,6 +321,7 @@ def _find_images(tree: Folder, where: str, left_out: LeftOut, options: dict, tab
         problem = error
     classes = {sample.label for samples in found.samples.values() for sample in samples}
     if len(classes) > 1 and not are_parts(classes):
+        check_names(found, tree, where)
         label_splits(found, tree, where, left_out)
         apply_splits(found, tree, where)
         return found

@@ -32,6 +32,7 @@ _TARGETS = {"masks", "mask", "annotations", "annotation", "labels", "label", "gt
 _PART = re.compile(
     r"(?P<name>.*?(fold|part|batch|chunk|shard|subset|split|set|volume|vol|images?|imgs?|archive)s?)[ _-]?\d+", re.I
 )
+_MASK = re.compile(r"(.+)[ _.-](mask|segmentation|seg|gt)([ _-]?\d+)?", re.I)
 _SYSTEM = {"lost+found", "#recycle", "@recycle"}  # never a class
 
 
@@ -62,6 +63,12 @@ def split_of(name: str) -> str | None:
     """Return the split ("train", "validation", "test") that a folder, file or column value means, or None."""
     match = _SPLIT_NAME.fullmatch(name.strip())
     return _WORDS[match["word"].lower()] if match else None
+
+
+def split_in(name: str) -> str | None:
+    """Return the only split among the words of a shard's name: `imagenet1k-validation-00`, `beans-train`; or None."""
+    found = {_WORDS[word] for word in re.split(r"[\W\d_]+", name.lower()) if word in _WORDS}
+    return found.pop() if len(found) == 1 else None
 
 
 def split_folders(folder: Folder) -> dict[str, Folder]:
@@ -169,7 +176,7 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
         samples = _samples_of(classes)
         _check(split, splits[split], classes, samples, listing, where)
         listing.samples[split] = samples
-        used |= {file.parts for children in classes.values() for child in children for file in images_of(child)}
+        used |= {file.parts for children in classes.values() for child in children for file in images_without_masks(child)}
     if not listing.samples:
         _refuse_targets(root.folders, where)
     else:
@@ -209,6 +216,8 @@ def are_parts(names) -> bool:
 def _without_parts(folder: Folder) -> Folder:
     """Return the classes in `fold_1`, `fold_2`, ... together."""
     parts = [child for child in folder.folders.values() if has_images(child)]
+    if len(parts) > 1 and all(map(_is_letter, parts)):
+        return Folder(folder.parts, {}, {name: child for part in parts for name, child in part.folders.items()})
     if not are_parts([child.parts[-1] for child in parts]):
         return folder
     merged: dict[str, Folder] = {}
@@ -221,6 +230,13 @@ def _without_parts(folder: Folder) -> Folder:
     return Folder(folder.parts, {}, merged)
 
 
+def _is_letter(folder: Folder) -> bool:
+    """Return whether a folder only divides classes by their first letter: `a/abbey`, as in SUN397 and Places365."""
+    letter = folder.parts[-1].lower()
+    begin_so = all(name.lower().startswith(letter) for name in folder.folders)
+    return len(letter) == 1 and bool(folder.folders) and begin_so and not any(map(looks_like_image, folder.files.values()))
+
+
 def _named_classes(folder: Folder) -> dict[str, list[Folder]]:
     """Return the class folders by class name, sorted; more than one where names differ only in their Unicode form."""
     classes: dict[str, list[Folder]] = {}
@@ -230,12 +246,27 @@ def _named_classes(folder: Folder) -> dict[str, list[Folder]]:
     return dict(sorted(classes.items()))
 
 
+def images_without_masks(folder: Folder) -> list[File]:
+    """Return the images of a class, but no masks: those in `masks` next to `images`, and `7_mask.png` next to `7.png`."""
+    files, depth = list(images_of(folder)), len(folder.parts)
+    inner = {file.parts[depth:-1] for file in files}
+    images = {folders[:-1] for folders in inner if folders and folders[-1].lower() in _IMAGES}
+    masks = {folders for folders in inner if folders and folders[-1].lower() in _TARGETS and folders[:-1] in images}
+    stems = {(*file.parts[:-1], file.name.rpartition(".")[0]) for file in files}
+
+    def is_mask(file: File) -> bool:
+        match = _MASK.fullmatch(file.name.rpartition(".")[0])
+        return file.parts[depth:-1] in masks or match is not None and (*file.parts[:-1], match[1]) in stems
+
+    return [file for file in files if not is_mask(file)]
+
+
 def _samples_of(classes: dict[str, list[Folder]]) -> list[Sample]:
     return [
         Sample(file.path, file.source, name, looks_like_image(file))
         for name, children in classes.items()
         for child in children
-        for file in images_of(child)
+        for file in images_without_masks(child)
     ]
 
 
@@ -248,6 +279,7 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
     filled = {sample.label for sample in samples}
     if split == "train":
         _refuse_targets(classes, where)
+        _refuse_levels(classes, where)
         for name, children in classes.items():
             if name not in filled or not any(map(has_images, children)):
                 raise empty(children[0])
@@ -259,6 +291,21 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
         raise UserError(f"{where}/{folder.path}: class {printable(unknown[0])} is not among the classes of train/{hint}")
     elif not samples:
         raise empty(folder)
+
+
+def _refuse_levels(classes: dict[str, list[Folder]], where: str) -> None:
+    """Raise UserError for a class folder that is a data set of its own: with splits, or a copy of the other classes."""
+    for name, child in ((name, child) for name, children in classes.items() for child in children):
+        inner = unwrap(child)
+        splits = {split: _without_parts(folder) for split, folder in split_folders(inner).items()}
+        folders = {class_name(folder) for folder in inner.folders.values() if has_images(folder)}
+        if "train" in splits and any(map(has_images, splits["train"].folders.values())):
+            held = f"holds {' and '.join(splits[split].path for split in ORDER if split in splits)}"
+        elif len(classes) > 2 and set(classes) - {name} <= folders:
+            held = "holds folders of the other classes"
+        else:
+            continue
+        raise UserError(f"{where}/{child.path}: {held}, and is no class; give it as the data, or move it elsewhere")
 
 
 def _refuse_targets(names, where: str) -> None:
@@ -275,6 +322,8 @@ def _refuse_targets(names, where: str) -> None:
 def _why_not(file: File, unlabelled: list[tuple[str, ...]]) -> str:
     if not may_be_image(file):
         return not_an_image(file)
+    if file.parts[-2:-1] and file.parts[-2].lower() in _TARGETS or _MASK.fullmatch(file.name.rpartition(".")[0]):
+        return "a mask, for segmentation"
     if any(file.parts[: len(parts)] == parts for parts in unlabelled):
         return "no label: its split has no class folders"
     return "no label: it is not in a class folder"

@@ -14,7 +14,7 @@ from eanet.cli import UserError, first_line, printable, require
 from eanet.data.build import build_dataset
 from eanet.data.decode import Sample
 from eanet.data.files import Folder, LeftOut, check_not_pointer, name_of
-from eanet.data.folders import ORDER, Listing, split_of
+from eanet.data.folders import ORDER, Listing, split_in, split_of
 from eanet.data.splits import Dataset
 from eanet.data.table_columns import LABEL_COLUMNS, plain_name
 from eanet.data.table_files import check_parquet
@@ -59,7 +59,7 @@ def shard_split(parts: tuple[str, ...]) -> str:
     for name in (re.split(r"[-_.]\d|\.(?:parquet|arrow)", parts[-1])[0], *reversed(parts[:-1])):
         if split := split_of(name):
             return split
-    return "train"
+    return split_in(parts[-1]) or "train"
 
 
 def load_hub(

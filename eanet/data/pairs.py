@@ -10,7 +10,7 @@ from collections import Counter
 from eanet.cli import UserError
 from eanet.data.decode import Sample
 from eanet.data.files import File, Folder, LeftOut, looks_like_image, not_an_image
-from eanet.data.folders import ORDER, Listing, split_of
+from eanet.data.folders import ORDER, Listing, split_in, split_of
 from eanet.data.table_columns import LABEL_COLUMNS, plain_name
 from eanet.data.table_files import SEVERAL, cell_text
 
@@ -34,7 +34,7 @@ def list_pairs(root: Folder, left_out: LeftOut, certain: bool) -> Listing | None
     for suffix in LABEL_SUFFIXES:
         named = _label_files(images, [file for file in files if file.suffix == suffix])
         if certain and suffix != ".cls":
-            named = {image: file for image, file in named.items() if callable(file.source)}
+            named = {image: file for image, file in named.items() if callable(file.source)} if _are_shards(images) else {}
         stems = set(map(_stem, named))
         # Next to 07.jpg, a 07.mask.png is no image of its own.
         enough = ALMOST_ALL * sum(image in named or _key(image) not in stems for image in images)
@@ -50,6 +50,12 @@ def list_pairs(root: Folder, left_out: LeftOut, certain: bool) -> Listing | None
         if several and repeated and len(labelled) >= enough:
             return _listing(files, labelled, left_out)
     return None
+
+
+def _are_shards(images: list[File]) -> bool:
+    """Return whether images are in one folder, or in those of numbered shards, and not in class folders."""
+    folders = {image.parts[:-1] for image in images}
+    return len(folders) < 2 or all(folder and re.search(r"\d{2}$", folder[-1]) for folder in folders)
 
 
 def _label_files(images: list[File], files: list[File]) -> dict[File, File]:
@@ -95,7 +101,7 @@ def _key(file: File) -> tuple[str, ...]:
 def _split(file: File) -> str:
     """Return the split of an image from its folder, or from the shard it is in: `train-000007.tar`."""
     names = [re.split(r"[-_.]\d", name)[0] for name in file.parts[:-1]]
-    return next(filter(None, map(split_of, names)), "train")
+    return next(filter(None, (split_of(name) or split_in(name) for name in names)), "train")
 
 
 def _label(file: File) -> str:

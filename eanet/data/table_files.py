@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
@@ -113,8 +115,10 @@ def decode_text(content: bytes) -> tuple[str, bool]:
 
 
 def _read_csv(file: File, text: str, place: str, certain: bool) -> Rows | str | None:
+    if told := re.match(r"\s*\"?sep=([^\s\w\"]|\t)\"?[^\S\n]*\r?\n", text, re.I):  # for Excel
+        text = text[told.end() :]
     first = text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(",;\t|", key=first.count)
+    delimiter = told[1] if told else max(",;\t|", key=first.count)
     csv.field_size_limit(MAX_CELL)
 
     def lines() -> Iterator[list[str]]:
@@ -136,6 +140,9 @@ def _read_csv(file: File, text: str, place: str, certain: bool) -> Rows | str | 
         next(rows)
         return rows
 
+    first_rows = list(itertools.islice(below_header(), SAMPLE))
+    if first_rows and all(len(row) == len(header) + 1 and row[-1] for row in first_rows):  # R writes no name for the first
+        header.insert(0, "")
     return _rows(file, header, below_header, text.count("\n"), certain)
 
 
@@ -149,7 +156,7 @@ def _read_list(file: File, text: str, certain: bool) -> Rows | None:
         return [cell_text(cell) for cell in (line.rsplit(None, 1) if with_spaces else line.split(separator))]
 
     width = len(cells(kept[0])) if kept else 0
-    if not 1 < width <= MAX_COLUMNS or any(len(cells(line)) != width for line in kept[:SAMPLE]):
+    if not 1 < width <= MAX_COLUMNS or any(len(cells(line)) != width for line in kept):
         return None
     return _rows(file, [""] * width, lambda: map(cells, kept), len(kept), certain)
 

@@ -96,6 +96,10 @@ class FileIndex:
                 return found if found and end[-1] in _folded(found.parts[:-1]) else None
         return None
 
+    def called(self, cell: str) -> list[File]:
+        """Return the files whose name is that in `cell`, in whatever folder."""
+        return self._files[1].get((_parts(file_name_of(cell)) or ("",))[-1], [])
+
     def _files_by_end(self, name: str, wanted: str | None) -> dict[tuple[str, ...], File | None]:
         """Return the files of a name, and of a split if that is known, by all ends of their folders; None for several."""
         if (name, wanted) in self._by_end:

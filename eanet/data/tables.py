@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import posixpath
 import re
 from collections import Counter
 
@@ -11,14 +12,14 @@ from eanet.cli import UserError, printable
 from eanet.data.decode import Sample
 from eanet.data.files import File, Folder, LeftOut, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
-from eanet.data.table_columns import LABEL_COLUMNS, choose_columns, plain_name
-from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, read_rows
+from eanet.data.table_columns import FILE_COLUMNS, LABEL_COLUMNS, Columns, choose_columns, plain_name
+from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, Rows, read_rows
 from eanet.data.table_index import FileIndex, names_other_folder, split_of_path
 
 # These decide about the labels even where there are class folders, metadata if it has a column for the class by its name;
 # any other table only where there are none.
 FIRST = re.compile(r"(metadata|labels?)\.(csv|tsv|jsonl|ndjson|parquet)", re.I)
-_CLASSES = {*LABEL_COLUMNS} - {"level", "grade", "tag", "type", "y"}  # columns that say nothing else of an image
+_AMBIGUOUS = {"level", "grade", "tag", "type", "y"}  # columns that may say something else of an image than its class
 _SUBMISSION = re.compile("submission", re.I)  # Kaggle's example of an answer: the labels in it mean nothing
 MAX_OTHER = 100  # files that may be tables, by their suffix
 
@@ -85,6 +86,21 @@ def list_tables(
     return Listing(by_split, problem=problem, tables=read)
 
 
+def check_names(listing: Listing, root: Folder, where: str) -> None:
+    """Raise UserError if a table tells the classes of images that all class folders hold, as in different sizes."""
+    names: dict[str, set[str]] = {}
+    for sample in (sample for samples in listing.samples.values() for sample in samples):
+        names.setdefault(sample.label, set()).add(posixpath.basename(sample.path))
+    if len(set(map(frozenset, names.values()))) > 1:
+        return
+    index = FileIndex(root)
+    for file in root.walk():
+        rows = read_rows(file, where) if file.suffix in TABLE_SUFFIXES and not _SUBMISSION.search(file.name) else None
+        if isinstance(rows, Rows) and not choose_columns(rows, functools.partial(index.has, file)):
+            if problem := _unmatched(rows, index, copies_only=True):
+                raise UserError(f"{where}: {problem}")
+
+
 def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) -> None:
     """Add the images of splits without class folders whose classes a table tells, as `Test.csv` or `val_annotations.txt`.
 
@@ -140,7 +156,7 @@ def apply_splits(listing: Listing, root: Folder, where: str) -> None:
 
 def _splits_of_lists(root: Folder, index: FileIndex) -> dict[str, str]:
     """Return the splits of files that lists name, as `meta/train.txt` and `meta/test.txt` of Food-101."""
-    splits: dict[str, str] = {}
+    lists: dict[int, dict[str, str]] = {}
     for file in root.walk():
         if file.suffix in (".txt", ".lst", ".csv") and (split := split_of_path(file.parts, ())):
             try:
@@ -151,9 +167,12 @@ def _splits_of_lists(root: Folder, index: FileIndex) -> dict[str, str]:
             if not any(index.has(file, line) for line in lines[:20]):  # a table
                 continue
             found = [index.find(file, line) for line in lines]
+            number = re.search(r"(\d*)\.\w+$", file.name)
+            splits = lists.setdefault(int(number[1] or 0) if number else 0, {})
             for named in filter(None, found if found.count(None) < 0.1 * len(found) else []):
                 splits.setdefault(named.path, split)
-    return splits
+    # train1.txt, test1.txt, train2.txt, ... as of DTD each divide all images: the first ones count.
+    return lists[min(lists)] if lists else {}
 
 
 def _splits_of_tables(listing: Listing, root: Folder, index: FileIndex, where: str) -> dict[str, str]:
@@ -175,7 +194,7 @@ def _splits_of_tables(listing: Listing, root: Folder, index: FileIndex, where: s
                 if split := split_of(part) or (None if part else table.split):
                     splits.setdefault(path, split)
         elif (
-            plain_name(table.column) in _CLASSES
+            plain_name(table.column) in {*LABEL_COLUMNS} - _AMBIGUOUS
             and len({path for path, _, _ in rows}) > 0.9 * len(folders)
             and len(labels) <= len(rows) / 2
             and max(labels.values()) > 1 < max(places.values())
@@ -223,13 +242,14 @@ def find_tables(
         if not rows or not columns:
             if only and rows and len(rows.header) > 1 and not rows.sample:
                 problem = f"{file.path}: has no rows"
+            problem = problem or (_unmatched(rows, index) if rows and not (image or label) else "")
             continue
         if isinstance(columns, str):
             problem = problem or f"{file.path}: {columns}"
             continue
-        if first_only and file.name.lower().startswith("metadata") and not columns.certain_label:
+        if first_only and file.name.lower().startswith("metadata") and not _surely_has_classes(columns):
             continue
-        cells = list(columns.read(rows))
+        cells = _with_several(list(columns.read(rows)), rows.header)
         if not rows.certain_text and not all((name + label).isascii() for name, label, _ in cells):
             raise UserError(f"{where}: {file.path}: not UTF-8 text; save it as UTF-8")
         if not columns.certain_split and None in {split_of(part) for _, _, part in cells}:
@@ -240,6 +260,40 @@ def find_tables(
             tables.append(Table(file, cells, split_of_path(file.parts, ()), certain, column))
     tables = [table for table in tables if len(tables) == 1 or not _names_classes(table)] or tables
     return [table for table in tables if table.certain] or tables, problem
+
+
+def _with_several(cells: list[tuple[str, str, str]], header: list[str]) -> list[tuple[str, str, str]]:
+    """Mark rows of several classes: `a|b` where both are classes, and images with boxes of several, a row for each."""
+    labels: dict[str, set[str]] = {}
+    for name, label, _ in cells:
+        labels.setdefault(name, set()).add(label)
+    alone, boxes = set().union(*labels.values()), "xmin" in map(plain_name, header)
+
+    def several(name: str, label: str) -> bool:
+        return boxes and len(labels[name]) > 1 or "|" in label and alone >= {*label.split("|")}
+
+    return [(name, SEVERAL if several(name, label) else label, part) for name, label, part in cells]
+
+
+def _unmatched(rows: Rows, index: FileIndex, copies_only: bool = False) -> str:
+    """Return which image of a table is not there, or is there more than once; "" for a table of something else."""
+    columns = choose_columns(rows, bool) if rows.named else None
+    if not isinstance(columns, Columns) or not columns.certain_label:
+        return ""
+    named = plain_name(columns.names[columns.image]) in {*FILE_COLUMNS} - {"name"}  # which may be that of a class
+    for cell in filter(None, (row[columns.image] for row in rows.sample if named)):
+        found = index.called(cell)
+        if len(found) > 1:
+            there = f"may be {found[0].path} or {found[1].path}; keep one of them"
+            return f"{rows.file.path}: {printable(cell)}: {there}"
+        if not found and not copies_only:
+            return f"{rows.file.path}: {printable(cell)}: no such file"
+    return ""
+
+
+def _surely_has_classes(columns: Columns) -> bool:
+    names = [plain_name(columns.names[i]) for i in columns.labels]
+    return columns.certain_label and (len(names) > 1 or names[0] not in _AMBIGUOUS)
 
 
 def _names_classes(table: Table) -> bool:

@@ -66,10 +66,11 @@ class Hub:
             method: "" for every method.
             status: the answer, for the kind "status".
             kind: "status"; "drop", no answer at all; "cut", the connection breaks in the middle of the body that comes or
-                goes; "slow", the answer waits `seconds`; "late", the request is carried out and then dropped.
+                goes; "slow", the answer waits `seconds`; "silent", none comes for `seconds`; "late", the request is carried
+                out and then dropped.
             times: how often.
             headers: of the answer.
-            seconds: for "slow".
+            seconds: for "slow" and "silent".
         """
         self.faults.append(Fault(method, re.compile(path), status, kind, times, headers or {}, seconds))
 

@@ -34,8 +34,10 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if fault and fault.kind == "drop":
                 return self._hang_up()
-            if fault and fault.kind == "slow":
+            if fault and fault.kind in ("slow", "silent"):
                 time.sleep(fault.seconds)
+            if fault and fault.kind == "silent":
+                return self._hang_up()
             self.payload = self._read()
             if fault and fault.kind == "status":
                 return self._send(fault.status, {"error": f"fault {fault.status}"}, fault.headers)
