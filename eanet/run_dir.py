@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import shlex
@@ -16,8 +15,7 @@ import numpy as np
 
 from eanet.cli import UserError, atomic_path, first_line, is_temporary, read_json
 from eanet.data import Dataset, Split, check_data_path, is_repo_id, load_dataset, split_validation
-from eanet.data.archives import is_compressed_table
-from eanet.data.table_files import OTHER_SUFFIXES, TABLE_SUFFIXES
+from eanet.data.listing import listing_checksum
 from eanet.distillation import check_teacher
 from eanet.distributed import ALONE, Processes
 from eanet.loaded_model import load_config
@@ -178,32 +176,6 @@ def finished_results(config: TrainConfig) -> dict | None:
     if len(history.get("loss", [])) != epochs or (recorded_training(output) or {}).get("epochs") != epochs:
         return None  # or killed before the results of the last epochs took the place of those of stop_after
     return read_json(output / RESULTS_FILE)
-
-
-def listing_checksum(path) -> str:
-    """Return the CRC-32, in hexadecimal, of the names and sizes of a data set's files, and of the content of a single file.
-
-    A quick look for changes; the size of a tarball says little, since it is filled up to a multiple of 10 KiB.
-    """
-    listing = [str(path)]
-    if path is not None and not is_repo_id(path):
-        table = str(path).lower().endswith((*TABLE_SUFFIXES, *OTHER_SUFFIXES)) or is_compressed_table(str(path))
-        root = os.path.dirname(path) or "." if table else path  # a table is next to its images
-        files = [os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names]
-        listing = sorted(f"{os.path.relpath(file, root)} {os.lstat(file).st_size}" for file in files)
-        if os.path.isfile(path):
-            status = os.stat(path)
-            listing.append(str(_content_checksum(path, status.st_size, status.st_mtime_ns)))
-    return f"{zlib.crc32(os.fsencode(chr(10).join(listing))):08x}"
-
-
-@functools.lru_cache(maxsize=1)
-def _content_checksum(path, size: int, modified: int) -> int:
-    checksum = 0
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
 
 
 def recipe_of(config: TrainConfig) -> dict:

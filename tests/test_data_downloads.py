@@ -64,17 +64,28 @@ def test_a_data_set_among_the_classes_is_no_class(names, says, tmp_path):
     assert error_of(tmp_path) == f"{says}, and is no class; give it as the data, or move it elsewhere"
 
 
-@pytest.mark.parametrize("inner", ["train 1", "left", "bar"])
+@pytest.mark.parametrize(
+    "inner", [["train 1"], ["left"], ["bar"], ["test1", "test2"], ["dev1", "dev2"], ["day", "night", "test"]]
+)
 def test_folders_in_class_folders_are_not_taken_for_data_sets(inner, tmp_path):
-    draw(tmp_path, *many("{name}/" + inner + "/{i}.png", ("bar", "cat", "dog")))
-    assert read(tmp_path) == (("bar", "cat", "dog"), (12, 0, 0), set())
+    draw(tmp_path, *(name for folder in inner for name in many("{name}/" + folder + "/{i}.png", ("bar", "cat", "dog"))))
+    assert read(tmp_path) == (("bar", "cat", "dog"), (12 * len(inner), 0, 0), set())
+
+
+def test_splits_in_class_folders_may_have_folders(tmp_path):
+    draw(tmp_path, *many("{name}/train/day 1/{i}.png"), *many("{name}/test/day 2/{i}.png"))
+    assert read(tmp_path)[:2] == (("cat", "dog"), (8, 0, 8))
 
 
 def test_letters_that_divide_the_classes(tmp_path):
     draw(tmp_path, *many("SUN/{name}/{i}.png", ("a/abbey", "a/airport", "b/bar")))
     assert read(tmp_path) == (("abbey", "airport", "bar"), (12, 0, 0), set())
-    draw(tmp_path / "signs", *many("{name}/left/{i}.png", ("a", "b")))
-    assert read(tmp_path / "signs")[0] == ("a", "b")
+
+
+@pytest.mark.parametrize("inner", ["left", "{name}_left", "{name}1"])
+def test_letters_that_are_the_classes(inner, tmp_path):
+    draw(tmp_path, *many("{name}/" + inner + "/{i}.png", ("A", "B", "0")))
+    assert read(tmp_path)[0] == ("0", "A", "B")
 
 
 @pytest.mark.parametrize("pattern", ["{name}/masks/{i}.png", "{name}/images/{i}_mask.png", "{name}/images/{i}_mask_1.png"])
@@ -86,6 +97,8 @@ def test_masks_are_no_images(pattern, tmp_path):
 def test_what_is_only_called_a_mask_is_an_image(tmp_path):
     draw(tmp_path, *many("{name}/{i}_mask.png", ("with_mask", "without_mask")))
     assert read(tmp_path) == (("with_mask", "without_mask"), (8, 0, 0), set())
+    draw(tmp_path / "cars", *many("{name}/focus{i}.png"), *many("{name}/focus{i}_gt.png"))
+    assert read(tmp_path / "cars") == (("cat", "dog"), (16, 0, 0), set())
 
 
 def test_parts_of_a_download_belong_together(tmp_path):
@@ -108,6 +121,16 @@ def test_shards_whose_names_hold_the_split(tmp_path):
     assert read(tmp_path)[:2] == (("0", "1"), (6, 4, 0))
 
 
+@pytest.mark.parametrize("shards", ["taste-test-food-000{}.zip", "mydata-{}.zip"])
+def test_shards_whose_names_hold_no_split(shards, tmp_path):
+    for number in (0, 1):
+        with zipfile.ZipFile(tmp_path / shards.format(number), "w") as archive:
+            for i in range(6):
+                archive.writestr(f"{i}.png", png(6 * number + i))
+                archive.writestr(f"{i}.json", json.dumps({"label": "ab"[i % 2]}))
+    assert read(tmp_path)[:2] == (("a", "b"), (12, 0, 0))
+
+
 def test_parquet_files_whose_names_hold_the_split(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     for split, count in (("train", 6), ("validation", 2), ("test", 4)):
@@ -124,6 +147,17 @@ def test_the_first_of_several_divisions_counts(tmp_path):
             (images / "labels").mkdir(exist_ok=True)
             (images / "labels" / f"{split}{number}.txt").write_text("".join(chosen))
     assert read(tmp_path) == (("cat", "dog"), (4, 4, 4), {"not an image (.txt)"})
+
+
+@pytest.mark.parametrize("names", [("train_80", "test_20"), ("train1", "test"), ("train1", "train2", "test")])
+def test_numbers_of_lists_that_are_no_divisions(names, tmp_path):
+    images = many("{name}/{name}{i}.png", count=10)
+    draw(tmp_path, *images)
+    train, test = ([name for name in images if (name[7] in "89") == held_out] for held_out in (False, True))
+    parts = {2: (train,), 3: (train[::2], train[1::2])}[len(names)]
+    for name, part in zip(names, (*parts, test), strict=True):
+        (tmp_path / f"{name}.txt").write_text("\n".join(part))
+    assert read(tmp_path)[:2] == (("cat", "dog"), (16, 0, 4))
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -145,6 +179,13 @@ def test_a_table_with_more_cells_than_its_first_line(text, tmp_path):
     assert read(tmp_path) == (("a", "b"), (8, 0, 4), set())
 
 
+def test_a_column_without_a_name_is_not_taken_for_row_names(tmp_path):
+    draw(tmp_path, *(f"{i}.png" for i in range(8)))
+    rows = "".join(f"{i}.png,{'cat' if i % 2 else 'dog'},{'day' if i < 4 else 'night'}\n" for i in range(8))
+    (tmp_path / "data.csv").write_text(f"file,label\n{rows}")
+    assert read(tmp_path)[0] == ("cat", "dog")
+
+
 def test_a_list_whose_later_labels_have_spaces_is_not_cut_off(tmp_path):
     draw(tmp_path, *(f"img_{i:03}.png" for i in range(130)))
     labels = ["cat", "dog"] * 60 + ["golden retriever", "golden eagle"] * 5
@@ -158,6 +199,15 @@ def test_metadata_of_something_else_than_the_class(header, tmp_path):
     draw(tmp_path, *names)
     (tmp_path / "metadata.csv").write_text(f"{header}\n" + "".join(f"{n},{i},{i % 3}\n" for i, n in enumerate(names)))
     assert read(tmp_path) == (("cat", "dog"), (8, 0, 0), {"not an image (.csv)"})
+
+
+@pytest.mark.parametrize("header", ["file_name,grade", "file_name,age,grade,label"])
+def test_metadata_of_nothing_else_than_the_class(header, tmp_path):
+    names = many("{name}/{i}.png", ("patient 1", "patient 2"))
+    draw(tmp_path, *names)
+    cells = "9,9," if "age" in header else ""
+    (tmp_path / "metadata.csv").write_text(f"{header}\n" + "".join(f"{n},{cells}{i % 2}\n" for i, n in enumerate(names)))
+    assert read(tmp_path) == (("0", "1"), (8, 0, 0), set())
 
 
 @pytest.mark.parametrize("suffix", [".json", ".txt"])
@@ -174,6 +224,22 @@ def test_a_table_whose_names_are_those_of_several_files(tmp_path):
     draw(tmp_path, *many("{name}/{i}.png", ("full", "small")))
     (tmp_path / "labels.csv").write_text("image,level\n" + "".join(f"{i},{i % 2}\n" for i in range(4)))
     assert error_of(tmp_path) == ": labels.csv: 0: may be full/0.png or small/0.png; keep one of them"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes.csv", "id,label\n0,cat\n1,dog\n"),
+        ("log.jsonl", '{"a": 1}\n{"a"'),
+        ("all.csv", "image,label\n" + "".join(f"{i}.png,{name}\n" for name in ("cat", "dog") for i in range(4))),
+        ("some.csv", "image,quality_label\n0.png,good\n1.png,bad\n"),
+        ("all.csv", "image,quality\n" + "".join(f"{i}.png,{i}\n" for i in (0, 1, 2, 3, 0, 1, 2, 3))),
+    ],
+)
+def test_other_tables_next_to_class_folders_with_equal_names(name, text, tmp_path):
+    draw(tmp_path, *many("{name}/{i}.png"))
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path)[:2] == (("cat", "dog"), (8, 0, 0))
 
 
 def test_a_table_whose_names_are_those_of_no_file(tmp_path):

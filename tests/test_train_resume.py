@@ -33,7 +33,8 @@ from training_runs import (
 )
 
 from eanet import trainer
-from eanet.run_dir import Checkpoint, finished_results, listing_checksum
+from eanet.data.listing import listing_checksum
+from eanet.run_dir import Checkpoint, finished_results
 from modeling_eanet import from_pretrained_keras
 
 

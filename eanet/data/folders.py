@@ -32,7 +32,7 @@ _TARGETS = {"masks", "mask", "annotations", "annotation", "labels", "label", "gt
 _PART = re.compile(
     r"(?P<name>.*?(fold|part|batch|chunk|shard|subset|split|set|volume|vol|images?|imgs?|archive)s?)[ _-]?\d+", re.I
 )
-_MASK = re.compile(r"(.+)[ _.-](mask|segmentation|seg|gt)([ _-]?\d+)?", re.I)
+_MASK = re.compile(r"(.+)[ _.-](mask|segmentation)([ _-]?\d+)?", re.I)
 _SYSTEM = {"lost+found", "#recycle", "@recycle"}  # never a class
 
 
@@ -67,8 +67,9 @@ def split_of(name: str) -> str | None:
 
 def split_in(name: str) -> str | None:
     """Return the only split among the words of a shard's name: `imagenet1k-validation-00`, `beans-train`; or None."""
-    found = {_WORDS[word] for word in re.split(r"[\W\d_]+", name.lower()) if word in _WORDS}
-    return found.pop() if len(found) == 1 else None
+    words = [w for w in re.split(r"[\W\d_]+", name.lower()) if w not in ("", "of", "parquet", "arrow", "tar")]
+    found = {_WORDS[word] for word in words if word in _WORDS}
+    return found.pop() if len(found) == 1 and _WORDS.keys() & {words[0], words[-1]} else None
 
 
 def split_folders(folder: Folder) -> dict[str, Folder]:
@@ -233,7 +234,7 @@ def _without_parts(folder: Folder) -> Folder:
 def _is_letter(folder: Folder) -> bool:
     """Return whether a folder only divides classes by their first letter: `a/abbey`, as in SUN397 and Places365."""
     letter = folder.parts[-1].lower()
-    begin_so = all(name.lower().startswith(letter) for name in folder.folders)
+    begin_so = all(name.lower().startswith(letter) and name[1:2].isalpha() for name in folder.folders)
     return len(letter) == 1 and bool(folder.folders) and begin_so and not any(map(looks_like_image, folder.files.values()))
 
 
@@ -295,9 +296,18 @@ def _check(split: str, folder: Folder, classes: dict, samples: list[Sample], lis
 
 def _refuse_levels(classes: dict[str, list[Folder]], where: str) -> None:
     """Raise UserError for a class folder that is a data set of its own: with splits, or a copy of the other classes."""
-    for name, child in ((name, child) for name, children in classes.items() for child in children):
-        inner = unwrap(child)
-        splits = {split: _without_parts(folder) for split, folder in split_folders(inner).items()}
+    children = [(name, child) for name, folders in classes.items() for child in folders]
+    divided = [child for _, child in children if "train" in map(split_of, child.folders)]
+    by_class = len(divided) == len(children) > 1 and not are_parts(classes)  # cat/train, cat/test, dog/train, ...
+    for name, child in children:
+        try:
+            inner = unwrap(child)
+            found = {} if by_class else split_folders(inner)
+        except UserError:  # cat/test1, cat/test2
+            continue
+        if found.get("train", inner).parts == inner.parts:  # cat/day, cat/night, cat/test
+            found = {}
+        splits = {split: _without_parts(folder) for split, folder in found.items()}
         folders = {class_name(folder) for folder in inner.folders.values() if has_images(folder)}
         if "train" in splits and any(map(has_images, splits["train"].folders.values())):
             held = f"holds {' and '.join(splits[split].path for split in ORDER if split in splits)}"

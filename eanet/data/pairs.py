@@ -55,7 +55,7 @@ def list_pairs(root: Folder, left_out: LeftOut, certain: bool) -> Listing | None
 def _are_shards(images: list[File]) -> bool:
     """Return whether images are in one folder, or in those of numbered shards, and not in class folders."""
     folders = {image.parts[:-1] for image in images}
-    return len(folders) < 2 or all(folder and re.search(r"\d{2}$", folder[-1]) for folder in folders)
+    return len(folders) < 2 or all(folder and re.search(r"(\d|[-.])\d$", folder[-1]) for folder in folders)
 
 
 def _label_files(images: list[File], files: list[File]) -> dict[File, File]:

@@ -140,8 +140,8 @@ def _read_csv(file: File, text: str, place: str, certain: bool) -> Rows | str | 
         next(rows)
         return rows
 
-    first_rows = list(itertools.islice(below_header(), SAMPLE))
-    if first_rows and all(len(row) == len(header) + 1 and row[-1] for row in first_rows):  # R writes no name for the first
+    wider = [len(row) == len(header) + 1 and row[-1] for row in itertools.islice(below_header(), SAMPLE)]
+    if wider and all(wider) and not looks_like_image_name(next(below_header())[0]):  # R gives its row names no header
         header.insert(0, "")
     return _rows(file, header, below_header, text.count("\n"), certain)
 

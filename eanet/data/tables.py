@@ -14,7 +14,7 @@ from eanet.data.files import File, Folder, LeftOut, may_be_image, not_an_image
 from eanet.data.folders import ORDER, Listing, split_of
 from eanet.data.table_columns import FILE_COLUMNS, LABEL_COLUMNS, Columns, choose_columns, plain_name
 from eanet.data.table_files import OTHER_SUFFIXES, SEVERAL, TABLE_SUFFIXES, Rows, read_rows
-from eanet.data.table_index import FileIndex, names_other_folder, split_of_path
+from eanet.data.table_index import FileIndex, looks_like_image_name, names_other_folder, split_of_path
 
 # These decide about the labels even where there are class folders, metadata if it has a column for the class by its name;
 # any other table only where there are none.
@@ -87,18 +87,27 @@ def list_tables(
 
 
 def check_names(listing: Listing, root: Folder, where: str) -> None:
-    """Raise UserError if a table tells the classes of images that all class folders hold, as in different sizes."""
+    """Raise UserError if a table tells other classes of images that all class folders hold, as in different sizes."""
     names: dict[str, set[str]] = {}
     for sample in (sample for samples in listing.samples.values() for sample in samples):
         names.setdefault(sample.label, set()).add(posixpath.basename(sample.path))
     if len(set(map(frozenset, names.values()))) > 1:
         return
     index = FileIndex(root)
-    for file in root.walk():
-        rows = read_rows(file, where) if file.suffix in TABLE_SUFFIXES and not _SUBMISSION.search(file.name) else None
-        if isinstance(rows, Rows) and not choose_columns(rows, functools.partial(index.has, file)):
-            if problem := _unmatched(rows, index, copies_only=True):
-                raise UserError(f"{where}: {problem}")
+    for file in (file for file in root.walk() if file.suffix in TABLE_SUFFIXES and not _SUBMISSION.search(file.name)):
+        try:
+            rows = read_rows(file, where)
+        except UserError:  # the class folders do without
+            continue
+        if not isinstance(rows, Rows) or choose_columns(rows, functools.partial(index.has, file)):
+            continue
+        columns = choose_columns(rows, bool)
+        cells = list(columns.read(rows)) if isinstance(columns, Columns) else []
+        listed = {name for name, _, _ in cells}
+        once = len(listed) == len(cells) >= max(map(len, names.values()))  # not 0.png of cat, 0.png of dog
+        others = not {label for _, label, _ in cells} & set(names)
+        if once and others and (problem := _unmatched(rows, index, copies_only=True)):
+            raise UserError(f"{where}: {problem}")
 
 
 def label_splits(listing: Listing, root: Folder, where: str, left_out: LeftOut) -> None:
@@ -171,8 +180,8 @@ def _splits_of_lists(root: Folder, index: FileIndex) -> dict[str, str]:
             splits = lists.setdefault(int(number[1] or 0) if number else 0, {})
             for named in filter(None, found if found.count(None) < 0.1 * len(found) else []):
                 splits.setdefault(named.path, split)
-    # train1.txt, test1.txt, train2.txt, ... as of DTD each divide all images: the first ones count.
-    return lists[min(lists)] if lists else {}
+    # train1.txt, test1.txt, train2.txt, ... as of DTD each divide all images: what the first ones say counts.
+    return {path: split for number in sorted(lists, reverse=True) for path, split in lists[number].items()}
 
 
 def _splits_of_tables(listing: Listing, root: Folder, index: FileIndex, where: str) -> dict[str, str]:
@@ -280,10 +289,11 @@ def _unmatched(rows: Rows, index: FileIndex, copies_only: bool = False) -> str:
     columns = choose_columns(rows, bool) if rows.named else None
     if not isinstance(columns, Columns) or not columns.certain_label:
         return ""
-    named = plain_name(columns.names[columns.image]) in {*FILE_COLUMNS} - {"name"}  # which may be that of a class
+    name = plain_name(columns.names[columns.image])
+    named = name in {*FILE_COLUMNS} - {"name"}  # which may be that of a class, as may an id
     for cell in filter(None, (row[columns.image] for row in rows.sample if named)):
         found = index.called(cell)
-        if len(found) > 1:
+        if len(found) > 1 and (not copies_only or looks_like_image_name(cell) or name != "id"):
             there = f"may be {found[0].path} or {found[1].path}; keep one of them"
             return f"{rows.file.path}: {printable(cell)}: {there}"
         if not found and not copies_only:
@@ -293,7 +303,8 @@ def _unmatched(rows: Rows, index: FileIndex, copies_only: bool = False) -> str:
 
 def _surely_has_classes(columns: Columns) -> bool:
     names = [plain_name(columns.names[i]) for i in columns.labels]
-    return columns.certain_label and (len(names) > 1 or names[0] not in _AMBIGUOUS)
+    alone = len(columns.names) == 2  # with the column of the images
+    return columns.certain_label and (alone or len(names) > 1 or names[0] not in _AMBIGUOUS)
 
 
 def _names_classes(table: Table) -> bool:
