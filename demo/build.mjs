@@ -37,6 +37,7 @@ if (existsSync(output) && !earlier && (!statSync(output).isDirectory() || readdi
 mkdirSync(dirname(output), { recursive: true });
 const building = mkdtempSync(`${output}.building-`);
 process.on("exit", () => rmSync(building, { recursive: true, force: true }));
+process.on("SIGINT", () => process.exit(130));
 mkdirSync(join(building, "runtime"));
 for (const name of PAGE) cpSync(join(HERE, name), join(building, name));
 for (const name of RUNTIME) cpSync(join(from, name), join(building, "runtime", name));

@@ -145,12 +145,15 @@ def curves(history: dict, recipe: dict, fine_tuned: bool) -> Drawing:
     caption = f"Accuracy and loss over the {len(epochs)} epochs {start}."
     if recipe.get("teacher"):
         caption += " The training loss is that of distillation."
-    if recipe.get("cutmix") and cutmix_epochs(recipe.get("epochs", len(epochs))):
-        stops = len(epochs) > cutmix_epochs(recipe.get("epochs", len(epochs)))
+    mixed = cutmix_epochs(recipe.get("epochs", len(epochs)))
+    if recipe.get("cutmix") and mixed:
         part = {0.5: "half"}.get(recipe["cutmix"], f"{100 * recipe['cutmix']:g}%")
-        better = stops and _improves_at(history, cutmix_epochs(recipe.get("epochs", len(epochs))))
-        more = f", {part} of them mixed by CutMix" + (", which stops near the end" if stops else "")
-        more = "; they improve suddenly when CutMix stops, near the end" if better else more
+        more = f", {part} of them mixed by CutMix"
+        if len(epochs) > mixed:
+            better = _improves_at(history, mixed)
+            more = (
+                "; they improve suddenly when CutMix stops, near the end" if better else f"{more}, which stops near the end"
+            )
         caption += f" Training values are for augmented images{more}."
     named = (("training", "accuracy"), ("validation", "val_accuracy"))
     last = ", ".join(f"{name} {100 * history[key][-1]:.1f}%" for name, key in named if key in history)

@@ -10,8 +10,8 @@ SOURCE holds image files, or Parquet files with a column of image bytes; where i
 
 DESTINATION gets Parquet files with the columns path, label, score, predictions (a list of label and score) and error. An
 image that cannot be read is a row with an error. After a stop, the same command goes on from the finished files.
-Exit status: 0, every image has a row, some perhaps with an error; 2, bad arguments, or no image of a whole job could be read
-(of one that was done without a stop); 130, stopped by Ctrl-C.
+Exit status: 0, every image has a row, some perhaps with an error; 2, bad arguments, or no image could be read in a job that
+ran without a stop; 130, stopped by Ctrl-C.
 
 Needs `pip install "ray[data]" onnxruntime pillow tqdm`. On a cluster, every machine needs these and must see SOURCE and
 DESTINATION; code and model are sent to it.

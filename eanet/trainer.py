@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from eanet.cli import UserError, duration, keras_backend, write_json
+from eanet.cli import UserError, duration, write_json
 from eanet.data import Batches, balanced_class_weights, describe
 from eanet.distillation import (
     StoredOutputs,
@@ -308,10 +308,12 @@ def load_initial_weights(model, source) -> None:
 
 def reseed_dropout(model, seed: int, epoch: int) -> None:
     """Seed every dropout from (seed, epoch), so that a resumed epoch draws what it would have drawn."""
+    import keras
+
     for i, variable in enumerate(v for v in model.variables if "seed_generator" in v.path):
         state = np.random.SeedSequence((seed, 3, epoch, i)).generate_state(2)
         variable.assign(np.array([state[0], 0], np.uint32))
-    if keras_backend() == "torch":  # Keras' dropout draws from its generator
+    if keras.backend.backend() == "torch":  # Keras' dropout draws from its generator
         import torch
 
         torch.manual_seed(int(np.random.SeedSequence((seed, 3, epoch)).generate_state(1)[0]))

@@ -306,10 +306,12 @@ def test_far_too_high_learning_rate_is_one_line(tmp_path):
 
 
 def test_torch_draws_dropout_from_seed_and_epoch(tiny_model, monkeypatch):
+    import keras
+
     seeds = []
     monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(manual_seed=seeds.append))
     for backend in ("torch", "jax"):
-        monkeypatch.setattr(trainer, "keras_backend", lambda name=backend: name)
+        monkeypatch.setattr(keras.backend, "backend", lambda name=backend: name)
         for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
             trainer.reseed_dropout(tiny_model, seed, epoch)
     assert len(set(seeds[:3])) == 3 and seeds[3:] == seeds[:1]

@@ -168,7 +168,7 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
     """
     folder = unwrap(root)
     splits = split_folders(folder) or _splits_in_classes(folder) or {"train": folder}
-    listing, used = Listing({}), set()
+    listing, used = Listing({}), set[str]()
     for split in sorted(splits, key=ORDER.index):
         classes = _named_classes(_without_parts(splits[split]))
         if not classes or listing.places and _no_class(split, classes, listing):
@@ -177,13 +177,13 @@ def list_class_folders(root: Folder, where: str, left_out: LeftOut) -> Listing:
         samples = _samples_of(classes)
         _check(split, splits[split], classes, samples, listing, where)
         listing.samples[split] = samples
-        used |= {file.parts for children in classes.values() for child in children for file in images_without_masks(child)}
+        used |= {sample.path for sample in samples}
     if not listing.samples:
         _refuse_targets(root.folders, where)
     else:
         unlabelled = [child.parts for child in listing.unlabelled.values()]
         for file in root.walk():
-            if file.parts not in used:
+            if file.path not in used:
                 left_out.add(file.path, _why_not(file, unlabelled))
     return listing
 

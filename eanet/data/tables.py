@@ -277,6 +277,8 @@ def _with_several(cells: list[tuple[str, str, str]], header: list[str]) -> list[
     for name, label, _ in cells:
         labels.setdefault(name, set()).add(label)
     alone, boxes = set().union(*labels.values()), "xmin" in map(plain_name, header)
+    if not boxes and not any("|" in label for label in alone):
+        return cells
 
     def several(name: str, label: str) -> bool:
         return boxes and len(labels[name]) > 1 or "|" in label and alone >= {*label.split("|")}

@@ -113,7 +113,7 @@ def set_timeout() -> None:
         return
     if not hasattr(hub, "configure_http_backend"):  # 1.0 and later
         first = hub.get_session()
-        if any(hook.__name__ == "limit" for hook in first.event_hooks["request"]):
+        if any(getattr(hook, "__name__", "") == "limit" for hook in first.event_hooks["request"]):
             return
 
         def limit(request):  # most of the client's calls ask for no limit, whatever that of its session is

@@ -71,12 +71,11 @@ def publish_samples(run: Path, folder: Path, data: str | Literal[True] = True) -
     Raises:
         UserError: the run kept none, or the data cannot be used.
     """
-    target = folder / "samples"
+    target, config = folder / "samples", load_config(folder)
     shutil.rmtree(target, ignore_errors=True)
     if data is not True:
         from eanet.data import load_dataset
 
-        config = load_config(folder)
         labels = tuple(config.id2label.values())
         dataset = load_dataset(data, config, labels=labels, need_train=False)
         split = dataset.test or dataset.validation
@@ -94,7 +93,7 @@ def publish_samples(run: Path, folder: Path, data: str | Literal[True] = True) -
     target.mkdir()
     for path in kept[:COUNT]:
         check_no_token(path.name, f"the name {path}")
-        _copy_scaled(path, target / path.name, load_config(folder))
+        _copy_scaled(path, target / path.name, config)
 
 
 def _copy_scaled(path: Path, target: Path, config: EANetConfig) -> None:
